@@ -1,0 +1,132 @@
+"""Measures the speed of the methods on this device.
+
+    jprune bench --suite=scores --shape=llama2-7b --out=bench.json
+    jprune bench --suite=scores --model=DIR
+
+A shape has random weights. Each job runs once to compile and then several times; the median counts.
+The limit is the job's FLOPs at the rate of a large matrix product, measured in the same run.
+"""
+
+from typing import Any
+
+import jax
+from absl.flags import FlagValues
+
+from jprune.cli import common, flag, output
+from jprune.cli.parsing import Flags
+from jprune.core.errors import InputError
+from jprune.core.progress import log
+from jprune.llama import Llama, count_params, init, stack
+from jprune.measure import (
+    SHAPES,
+    Ceilings,
+    Measurement,
+    measure,
+    measure_ceilings,
+    peak_bytes,
+    peak_flops,
+    score_jobs,
+    shape_named,
+)
+from jprune.report.tables import count, significant
+
+SUITES = {"scores": score_jobs}
+
+# Seconds on one H200 at the Llama-2-7B shape in bfloat16: the published loops in PyTorch, and what
+# jprune aims at. In the order of the suite's jobs.
+TARGETS: dict[tuple[str, str, str], dict[str, tuple[float, ...]]] = {
+    ("scores", "llama2-7b", "H200"): {
+        "reference": (7.40, 0.233, 3.84),
+        "goal": (0.50, 0.12, 2.9),
+    }
+}
+
+
+def define(flags: FlagValues) -> None:
+    """The flags of `jprune bench`."""
+    common.define_common(flags, "file for the figures, JSON")
+    flag.text(flags, "suite", "scores", f"what to measure: {', '.join(SUITES)}")
+    flag.text(flags, "shape", None, f"random weights of a shape: {', '.join(SHAPES)}")
+    flag.integer(flags, "repeats", 3, "timed runs of each job", at_least=1)
+
+
+def run(flags: Flags) -> int:
+    """Measures, prints, writes."""
+    output.check_out_file(flags.out)
+    common.one_of(flags, "suite", SUITES)
+    llama = _model(flags)
+    device = jax.devices()[0]
+    results = []
+    for job in SUITES[flags.suite](llama, seed=flags.seed):
+        log.info("measuring: %s", job.name)
+        results.append(measure(job, flags.repeats))
+    # The ceilings come last: their matrices would count as the jobs' memory.
+    used = peak_bytes(device)
+    ceilings = measure_ceilings(llama.dtype)
+    rows = _rows(flags, results, ceilings, device)
+    print(f"{device.device_kind}, {count(count_params(llama))} parameters, {llama.dtype}")
+    print(_table(rows))
+    print(
+        f"measured ceilings: {ceilings.flops / 1e12:.4g} TFLOP/s, "
+        f"{ceilings.bandwidth / 1e12:.3g} TB/s"
+        + (f"; peak memory {used / 2**30:.1f} GiB" if used else "")
+    )
+    measured = {"flops": ceilings.flops, "bandwidth": ceilings.bandwidth}
+    output.write(
+        flags,
+        {
+            "suite": flags.suite,
+            "model": flags.shape or flags.model,
+            "dtype": str(llama.dtype),
+            "ceilings": measured,
+            "peak_bytes": used,
+            "jobs": rows,
+        },
+    )
+    return 0
+
+
+def _model(flags: Flags) -> Llama:
+    """The model to measure, stacked."""
+    if bool(flags.shape) == bool(flags.model):
+        raise InputError("give either --shape=NAME (random weights) or --model=DIR")
+    if flags.model:
+        return stack(common.load(flags).llama, consume=True)
+    shape = shape_named(flags.shape)
+    dtype = flags.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+    key = jax.random.key(flags.seed)
+    return init(shape.config, shape.num_layers, key, common.as_dtype(dtype), stacked=True)
+
+
+def _rows(
+    flags: Flags, results: list[Measurement], ceilings: Ceilings, device: jax.Device
+) -> list[dict[str, Any]]:
+    peak = peak_flops(device)
+    targets: dict[str, tuple[float, ...]] = next(
+        (
+            value
+            for (suite, shape, kind), value in TARGETS.items()
+            if (suite, shape) == (flags.suite, flags.shape) and kind in device.device_kind
+        ),
+        {},
+    )
+    return [
+        {
+            "job": result.name,
+            "seconds": result.seconds,
+            "slowest": result.slowest,
+            "compile_seconds": result.compile_seconds,
+            "flops": result.flops,
+            "mfu": result.utilisation(peak),
+            "limit": ceilings.limit(result.flops),
+            **{name: values[at] for name, values in targets.items()},
+        }
+        for at, result in enumerate(results)
+    ]
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    columns = ["seconds", "slowest", "compile_seconds", "limit", "mfu", "goal", "reference"]
+    shown = [name for name in columns if any(row.get(name) is not None for row in rows)]
+    cells = [(row["job"], *(significant(row.get(name), 3) for name in shown)) for row in rows]
+    return output.table(cells, ("job", *(name.replace("_", " ") for name in shown)))

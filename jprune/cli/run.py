@@ -1,0 +1,70 @@
+"""Runs a whole experiment: score, prune, evaluate, export, report.
+
+jprune run --config=shortened_llama:ppl --config.model=DIR --workdir=W
+jprune run --config=shortened_llama:ppl --config.model=DIR --workdir=W --dry_run
+
+What W already has is not computed again: a run that was stopped goes on, and a changed key runs
+only what depends on it. The page is W/report.html, the pruned model W/model.
+"""
+
+from typing import Any
+
+from jprune.cli import configs, flag
+from jprune.cli.flag import FlagValues
+from jprune.cli.output import say
+from jprune.cli.parsing import Flags
+from jprune.core.errors import InputError
+from jprune.core.files import as_path
+
+
+def define(flags: FlagValues) -> None:
+    """Defines the flags of `jprune run`."""
+    configs.define(flags)
+    flag.text(flags, "workdir", None, "folder of the results")
+    flag.switch(flags, "dry_run", "only say which stages would run, why, and how large all will be")
+
+
+def run(flags: Flags) -> int:
+    """Runs the config in the workdir and prints what came out."""
+    if not flags.workdir:
+        raise InputError("--workdir=... is missing: the folder of the results")
+    execute(configs.load(flags), flags.workdir, flags.config, dry_run=flags.dry_run)
+    return 0
+
+
+def execute(
+    config: Any, workdir: str, name: str, *, dry_run: bool = False, until: str | None = None
+) -> None:
+    """Runs a config and prints a table, or with `dry_run` the stages and sizes."""
+    from jprune.pipeline import job
+
+    if dry_run:
+        print("\n".join(job.dry_run(config, workdir)))
+        return
+    record = job.run_config(config, workdir, name=name, until=until)
+    if all(stage["status"] in ("done", "cached") for stage in record["stages"]):
+        print_result(workdir)
+    else:
+        left = [stage["name"] for stage in record["stages"] if stage["status"] == "pending"]
+        say(f"stopped before {', '.join(left)}; without --until it goes on")
+
+
+def print_result(workdir: str) -> None:
+    """Prints what came out, and says where the page and the model are."""
+    from jprune.report.reading import read_run
+    from jprune.report.sections import evaluation_tables, removed_text, sizes_table, unit_list
+    from jprune.report.tables import render
+
+    record = read_run(workdir)
+    root = as_path(workdir)
+    if record.removed:
+        print(f"removed {removed_text(record)}: {unit_list(record.removed)}\n")
+    for table in (*evaluation_tables(record), sizes_table(record)):
+        if table.rows:
+            print(table.caption or "Size.")
+            print(render(table.columns, table.rows) + "\n")
+    if (root / "report.html").exists():
+        say(f"report: {root / 'report.html'}")
+    if record.exported:
+        model = str(root / "model")
+        say(f"model: {model}; load it with AutoModelForCausalLM.from_pretrained({model!r})")

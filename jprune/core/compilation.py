@@ -1,0 +1,37 @@
+"""The persistent XLA compilation cache, so that a program is compiled once per machine."""
+
+import os
+from pathlib import Path
+
+from jprune.core.progress import log
+
+
+def enable_compilation_cache() -> Path | None:
+    """Turns JAX's persistent compilation cache on and returns its folder.
+
+    The folder is `$JPRUNE_CACHE/xla`, by default `~/.cache/jprune/xla`. `JPRUNE_CACHE=off` turns
+    the cache off; a `JAX_COMPILATION_CACHE_DIR` of the user's own is left as it is. Returns None
+    where there is no cache, also when the folder cannot be made.
+    """
+    import jax
+
+    if own := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return Path(own)
+    base = os.environ.get("JPRUNE_CACHE", "")
+    if base.lower() == "off":
+        return None
+    folder = (Path(base) if base else _user_cache() / "jprune").expanduser() / "xla"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        log.warning("no compilation cache: cannot make %s: %s", folder, error.strerror)
+        return None
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    # The default of one second would leave out most programs of a small model.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    return folder
+
+
+def _user_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()

@@ -1,0 +1,27 @@
+"""Text to token windows: data sources, calibration sampling, evaluation streams."""
+
+from jprune.data.instructions import alpaca_document, alpaca_prompt
+from jprune.data.known import KNOWN
+from jprune.data.sources import Source, documents, find_source, token_windows
+from jprune.data.windows import (
+    SAMPLES,
+    Tokenizer,
+    calibration_windows,
+    check_vocabulary,
+    evaluation_windows,
+)
+
+__all__ = [
+    "KNOWN",
+    "SAMPLES",
+    "Source",
+    "Tokenizer",
+    "alpaca_document",
+    "alpaca_prompt",
+    "calibration_windows",
+    "check_vocabulary",
+    "documents",
+    "evaluation_windows",
+    "find_source",
+    "token_windows",
+]

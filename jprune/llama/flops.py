@@ -1,0 +1,48 @@
+"""Model FLOPs of a forward pass, from the shapes of the arrays that take part."""
+
+from jprune.llama.kernels import Kernel, Lora, Masked
+from jprune.llama.model import Block, Linear, Llama, Run
+
+
+def kernel_params(kernel: Kernel) -> int:
+    """Multiplications per token of x W, an adapter counted as folded."""
+    while isinstance(kernel, Lora | Masked):
+        kernel = kernel.kernel
+    return kernel.shape[-2] * kernel.shape[-1]
+
+
+def block_flops(block: Block, length: int) -> int:
+    """FLOPs per token of one block in windows of `length` tokens.
+
+    2 per weight of each linear, plus 4 * (length + 1) / 2 * width of the queries for the two
+    products of causal attention, each position seeing (length + 1) / 2 others on average.
+    """
+    total = 0
+    if block.attn is not None:
+        attn = block.attn
+        total += 2 * sum(kernel_params(part.kernel) for part in (attn.q, attn.k, attn.v, attn.o))
+        query = attn.q.kernel
+        while isinstance(query, Lora | Masked):
+            query = query.kernel
+        total += 2 * (length + 1) * query.shape[-1]
+    if block.mlp is not None:
+        mlp = block.mlp
+        total += 2 * sum(kernel_params(part.kernel) for part in (mlp.gate, mlp.up, mlp.down))
+    return total
+
+
+def head_flops(llama: Llama) -> int:
+    """FLOPs per token of the head."""
+    head: Linear | None = llama.lm_head
+    return 2 * (llama.embed.size if head is None else kernel_params(head.kernel))
+
+
+def forward_flops(llama: Llama, tokens: int, length: int) -> int:
+    """FLOPs of a forward pass over `tokens` tokens in windows of `length`, head included."""
+    per_token = head_flops(llama)
+    for part in llama.blocks:
+        if isinstance(part, Run):
+            per_token += len(part) * block_flops(part.block, length)
+        else:
+            per_token += block_flops(part, length)
+    return tokens * per_token

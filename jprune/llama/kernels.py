@@ -1,0 +1,117 @@
+"""Linear kernels: a plain array, a low-rank adapter on it, or a mask over it.
+
+A kernel is stored [in, out]. Anything that multiplies by a kernel goes through `linear`, so a new
+kind of kernel is one class here and nothing elsewhere.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Float, Key
+
+# A leaf of a model's tree: an array, or what stands for one (a shape, a declaration, a sharding,
+# a number per array). Docstrings give the shapes.
+Leaf = Any
+ArrayLike = Array | np.ndarray
+
+
+@struct.dataclass
+class Lora:
+    """A low-rank update W + scale * a @ b of a frozen kernel W.
+
+    Reference: Hu et al., LoRA (arXiv 2106.09685), section 4.1.
+
+    Attributes:
+      kernel: W [in, out].
+      a: [in, rank].
+      b: [rank, out].
+      scale: alpha / rank.
+      dropout: rate at which inputs of the update are dropped in training.
+    """
+
+    kernel: Leaf
+    a: Leaf
+    b: Leaf
+    scale: float = struct.field(pytree_node=False, default=1.0)
+    dropout: float = struct.field(pytree_node=False, default=0.0)
+
+
+@struct.dataclass
+class Masked:
+    """A kernel of which only the entries under a true mask are used.
+
+    Attributes:
+      kernel: an array [in, out], or `Lora`.
+      mask: booleans [in, out].
+    """
+
+    kernel: "Leaf | Lora"
+    mask: Leaf
+
+
+Kernel = Leaf | Lora | Masked
+
+
+def matmul(
+    x: Float[Array, "... in"], w: Float[Array, "in out"], dtype=None
+) -> Float[Array, "... out"]:
+    """x @ w; float32 operands are multiplied as float32 also where the device prefers less.
+
+    Args:
+      x: inputs.
+      w: weights.
+      dtype: of the result, where it should be wider than the operands.
+    """
+    precision = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
+    return jnp.matmul(x, w, precision=precision, preferred_element_type=dtype)
+
+
+def linear(
+    x: Float[Array, "... in"], kernel: Kernel, *, key: Key[Array, ""] | None = None
+) -> Float[Array, "... out"]:
+    """x W for any kind of kernel.
+
+    Args:
+      x: inputs.
+      kernel: an array W; `Lora`: x W + scale (dropout(x) a) b; `Masked`: x (W * mask), where an
+        adapter below the mask is added before masking, so that training and folding agree.
+      key: dropout is applied only when a key is given, that is in training.
+    """
+    if isinstance(kernel, Masked):
+        return matmul(x, fold(kernel))
+    if isinstance(kernel, Lora):
+        narrow = x
+        if key is not None and kernel.dropout > 0:
+            keep = jax.random.bernoulli(key, 1 - kernel.dropout, x.shape)
+            narrow = jnp.where(keep, x / (1 - kernel.dropout), 0).astype(x.dtype)
+        update = matmul(matmul(narrow, kernel.a.astype(x.dtype)), kernel.b.astype(x.dtype))
+        return matmul(x, kernel.kernel) + (kernel.scale * update).astype(x.dtype)
+    return matmul(x, kernel)
+
+
+def fold(kernel: Kernel) -> Float[Array, "in out"]:
+    """The plain array that multiplies like `kernel` without dropout.
+
+    An adapter is added in float32 and rounded once to the dtype of the kernel it sits on.
+    """
+    if isinstance(kernel, Masked):
+        weight = fold(kernel.kernel)
+        return jnp.where(kernel.mask, weight, jnp.zeros((), weight.dtype))
+    if isinstance(kernel, Lora):
+        update = matmul(kernel.a.astype(jnp.float32), kernel.b.astype(jnp.float32))
+        weight = kernel.kernel.astype(jnp.float32) + kernel.scale * update
+        return weight.astype(kernel.kernel.dtype)
+    return kernel
+
+
+def is_kernel(x: object) -> bool:
+    """Whether `x` is a kernel that is more than an array."""
+    return isinstance(x, Lora | Masked)
+
+
+def fold_kernels(tree):
+    """`tree` with every `Lora` and `Masked` kernel replaced by the array it stands for."""
+    return jax.tree.map(lambda x: fold(x) if is_kernel(x) else x, tree, is_leaf=is_kernel)

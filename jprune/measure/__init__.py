@@ -1,0 +1,21 @@
+"""How fast and how large: seconds, model FLOP utilisation and memory, beside their limits."""
+
+from jprune.measure.ceilings import Ceilings, measure_ceilings
+from jprune.measure.devices import peak_bytes, peak_flops
+from jprune.measure.scores import score_jobs
+from jprune.measure.shapes import SHAPES, Shape, shape_named
+from jprune.measure.timing import Job, Measurement, measure
+
+__all__ = [
+    "SHAPES",
+    "Ceilings",
+    "Job",
+    "Measurement",
+    "Shape",
+    "measure",
+    "measure_ceilings",
+    "peak_bytes",
+    "peak_flops",
+    "score_jobs",
+    "shape_named",
+]

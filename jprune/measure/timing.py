@@ -1,0 +1,66 @@
+"""Seconds of a job: compilation apart, the median of several runs."""
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """Something to measure.
+
+    Attributes:
+      name: of the row.
+      run: does the whole job; what it returns is waited for.
+      flops: model FLOPs that a run executes.
+    """
+
+    name: str
+    run: Callable[[], Any]
+    flops: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """What a job took.
+
+    Attributes:
+      name: of the job.
+      seconds: median over the runs after the first.
+      slowest: the longest of them.
+      compile_seconds: how much longer the first run took.
+      flops: model FLOPs executed.
+    """
+
+    name: str
+    seconds: float
+    slowest: float
+    compile_seconds: float
+    flops: int
+
+    def utilisation(self, peak: float | None) -> float | None:
+        """Model FLOP utilisation: FLOPs per second over the device's peak."""
+        return None if peak is None else self.flops / self.seconds / peak
+
+
+def measure(job: Job, repeats: int = 3) -> Measurement:
+    """Runs a job once to compile it, then `repeats` times.
+
+    Args:
+      job: what to run.
+      repeats: how many timed runs, at least one.
+    """
+    first = _seconds(job.run)
+    times = [_seconds(job.run) for _ in range(max(repeats, 1))]
+    median = statistics.median(times)
+    return Measurement(job.name, median, max(times), max(first - median, 0.0), job.flops)
+
+
+def _seconds(run: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    jax.block_until_ready(run())
+    return time.perf_counter() - start

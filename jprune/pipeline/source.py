@@ -1,0 +1,194 @@
+"""The model that a job starts from: found and identified before anything is loaded."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jprune.checkpoints import (
+    Checkpoint,
+    Tokenizer,
+    checkpoint_sha256,
+    find,
+    load_checkpoint,
+    load_tokenizer,
+    target_dtype,
+)
+from jprune.checkpoints.hf_import import (
+    known_tensors,
+    own_dtype,
+    read_config,
+    with_true_tie,
+)
+from jprune.checkpoints.load import form_of
+from jprune.checkpoints.manifest import parse_config, read_manifest
+from jprune.checkpoints.orbax import rebuild
+from jprune.checkpoints.safetensors_io import read_headers
+from jprune.core.errors import InputError
+from jprune.core.files import PathLike, as_path, is_remote, read_json, sha256_file, sha256_json
+from jprune.llama.model import Llama
+from jprune.llama.params import abstract
+from jprune.llama.stack import stack, unstack
+
+# The files of a tokenizer that decide which ids a text has.
+VOCABULARY = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+)
+
+
+@dataclass(frozen=True)
+class SourceModel:
+    """A model on disk.
+
+    Attributes:
+      name: the last component of its folder or hub id.
+      path: as the user gave it.
+      folder: where its files are.
+      form: "huggingface" or "orbax".
+      sha256: of its config and weights.
+      num_layers: how many blocks it has.
+      own_dtype: of its weights on disk.
+      dtype: that it is run in.
+      signature: names, sizes and times of its files, by which a known sha256 is taken over.
+    """
+
+    name: str
+    path: str
+    folder: Any
+    form: str
+    sha256: str
+    num_layers: int
+    own_dtype: np.dtype
+    dtype: np.dtype
+    signature: str
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a workdir records of it."""
+        return {
+            "name": self.name,
+            "path": self.path,
+            "sha256": self.sha256,
+            "signature": self.signature,
+        }
+
+    @property
+    def keys(self) -> dict[str, Any]:
+        """What results depend on."""
+        return {"model": self.sha256, "dtype": str(self.dtype)}
+
+    def tokenizer(self) -> Tokenizer | None:
+        """The tokenizer beside the weights."""
+        return load_tokenizer(self.folder)
+
+    def tokenizer_sha256(self) -> str | None:
+        """SHA-256 over what decides the ids of a text; None if there is no tokenizer."""
+        tokenizer = self.tokenizer()
+        if tokenizer is None:
+            return None
+        return _sha256_of(file for file in tokenizer.files if file.name in VOCABULARY)
+
+    def companions_sha256(self) -> str | None:
+        """SHA-256 over all that is copied beside a model made from this one; None if nothing is."""
+        tokenizer = self.tokenizer()
+        return None if tokenizer is None else _sha256_of(tokenizer.files)
+
+    def load(self) -> Checkpoint:
+        """The model in `dtype`, its blocks stacked: every stage then runs without a copy."""
+        return _stacked(load_checkpoint(self.folder, self.dtype))
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the model in `dtype` is as exact as its files."""
+        return self.dtype in (self.own_dtype, np.dtype("float32"))
+
+    def load_exact(self) -> Llama:
+        """The model as exact as its files, in single blocks."""
+        return unstack(load_checkpoint(self.folder, "checkpoint").llama, consume=True)
+
+    def abstract(self) -> Llama:
+        """The model's shapes, in the dtype of its files, none of whose tensors are loaded."""
+        if self.form == "orbax":  # any structure is possible: the manifest says which
+            manifest = read_manifest(self.folder)
+            arrays = {
+                name: jax.ShapeDtypeStruct(tuple(entry["shape"]), jnp.dtype(entry["dtype"]))
+                for name, entry in manifest["arrays"].items()
+            }
+            config = parse_config(manifest["config"])
+            wrappers, blocks = manifest["wrappers"], manifest["blocks"]
+            return jax.eval_shape(lambda named: rebuild(config, named, wrappers, blocks), arrays)
+        config, num_layers = read_config(self.folder)
+        stored = known_tensors(read_headers(self.folder))
+        config = with_true_tie(config, stored, self.folder)
+        return abstract(config, num_layers, self.own_dtype, source=self.name)
+
+
+def find_model(path: PathLike, dtype: Any, known: Mapping[str, Any] | None = None) -> SourceModel:
+    """The model at a path or hub id.
+
+    Args:
+      path: see `jprune.checkpoints.load_checkpoint`.
+      dtype: to run it in, see `jprune.checkpoints.target_dtype`.
+      known: the `identity` of an earlier run. If the files have not changed since, its sha256 is
+        taken over, which saves reading them all.
+
+    Raises:
+      InputError: nothing there, or nothing that jprune reads.
+    """
+    folder, name = find(path)
+    form = form_of(folder)
+    if form == "orbax":
+        manifest = read_manifest(folder)
+        dtypes = [entry["dtype"] for entry in manifest["arrays"].values()]
+        own = np.dtype(jnp.dtype(next(d for d in dtypes if d != "bool")))
+        num_layers = sum(len(part["origins"]) for part in manifest["blocks"])
+    else:
+        config, num_layers = read_config(folder)
+        own = own_dtype(config, read_headers(folder))
+    signature = _signature(folder)
+    known = known or {}
+    if signature and known.get("signature") == signature and known.get("sha256"):
+        sha256 = known["sha256"]
+    else:
+        sha256 = checkpoint_sha256(folder)
+    running = target_dtype(dtype, own)
+    return SourceModel(name, str(path), folder, form, sha256, num_layers, own, running, signature)
+
+
+def known_identity(workdir: PathLike) -> Mapping[str, Any]:
+    """The model's identity that a workdir has on record; empty if none."""
+    file = as_path(workdir) / "config.json"
+    try:
+        recorded = read_json(file) if file.exists() else {}
+    except InputError:
+        return {}
+    model = recorded.get("model") if isinstance(recorded, dict) else None
+    return model if isinstance(model, dict) else {}
+
+
+def _stacked(checkpoint: Checkpoint) -> Checkpoint:
+    return replace(checkpoint, llama=stack(checkpoint.llama, consume=True))
+
+
+def _sha256_of(files: Iterable[Any]) -> str:
+    return sha256_json({file.name: sha256_file(file) for file in files})
+
+
+def _signature(folder) -> str:
+    """Names, sizes and modification times of all files, as a hash; empty on object storage."""
+    if is_remote(folder):
+        return ""
+    root = Path(folder).resolve()
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    stats = [(str(path.relative_to(root)), path.stat()) for path in files]
+    return sha256_json([str(root), [[n, s.st_size, s.st_mtime_ns] for n, s in stats]])

@@ -1,0 +1,71 @@
+"""Writes the report of a workdir: report.html and plots/*.png, from its JSON files alone."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from jprune.core.files import as_path, write_bytes, write_text
+from jprune.report import html, plots
+from jprune.report.reading import BASELINES, RunRecord, read_run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `write_report` wrote, and the run that it read."""
+
+    run: RunRecord
+    page: Any
+    plots: tuple[Any, ...]
+
+
+def draw(run: RunRecord) -> "dict[str, Figure]":
+    """The figures that the run has data for: curve, training, scores-NAME, windows-NAME."""
+    figures: dict[str, Figure] = {}
+    curve = run.figures.get("curve")
+    if isinstance(curve, Mapping) and curve.get("series"):
+        chosen = run.chosen.criterion if run.chosen else None
+        figures["curve"] = plots.curve_figure(curve, chosen, len(run.removed))
+    training = run.figures.get("training")
+    if isinstance(training, Mapping) and training.get("step"):
+        figures["training"] = plots.training_figure(training)
+    removed = frozenset(run.removed)
+    for scores in run.scores:
+        if scores.criterion in BASELINES:
+            continue
+        if scores.window_scores:
+            figures[f"windows-{scores.name}"] = plots.window_figure(scores, removed)
+        if any(v is not None for v in scores.values):
+            figures[f"scores-{scores.name}"] = plots.score_figure(scores, removed)
+    return figures
+
+
+def write_report(workdir) -> Report:
+    """Writes `report.html` and `plots/*.png` of a workdir; each file is replaced whole.
+
+    Plots of an earlier report that this one does not have are removed. The same JSON gives the
+    same bytes.
+
+    Raises:
+      InputError: no such folder, no run.json in it, or a JSON file that is not what it should be.
+    """
+    run = read_run(workdir)
+    root = as_path(workdir)
+    figures = draw(run)
+    written = []
+    for name, figure in figures.items():
+        path = root / "plots" / f"{name}.png"
+        write_bytes(path, plots.png(figure))
+        written.append(path)
+    svgs = {
+        name: plots.svg(figure, f"figure{i}", title=name not in ("curve", "training"))
+        for i, (name, figure) in enumerate(figures.items())
+    }
+    write_text(root / "report.html", html.page(run, svgs))
+    if (root / "plots").is_dir():
+        for old in (root / "plots").glob("*.png"):
+            if old.name not in {path.name for path in written}:
+                old.unlink(missing_ok=True)
+    return Report(run, root / "report.html", tuple(written))

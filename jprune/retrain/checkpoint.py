@@ -1,0 +1,97 @@
+"""Checkpoints of a training run through Orbax: the latest complete one counts."""
+
+import dataclasses
+from types import TracebackType
+from typing import Any
+
+import jax
+
+from jprune.core.errors import InputError
+from jprune.core.files import PathLike, as_path, jsonable, read_json, write_json
+from jprune.retrain.step import TrainState
+
+IDENTITY = "training.json"
+
+
+class Checkpoints:
+    """The checkpoints in one folder, local or on object storage.
+
+    Orbax writes a checkpoint aside and renames it (on object storage: marks it complete last), so
+    a run that is killed while saving leaves the one before.
+    """
+
+    def __init__(self, folder: PathLike, identity: dict[str, Any], keep: int = 2):
+        """Opens or makes `folder`.
+
+        Args:
+          folder: of this run alone.
+          identity: what the run is (settings, data, shapes), as JSON.
+          keep: how many checkpoints are kept.
+
+        Raises:
+          InputError: the folder holds checkpoints of a run with another identity.
+        """
+        import orbax.checkpoint as ocp
+
+        self.folder = as_path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _check_identity(self.folder / IDENTITY, jsonable(identity))
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, create=True, enable_async_checkpointing=False
+        )
+        # Orbax wants absolute paths.
+        self._manager = ocp.CheckpointManager(self.folder.absolute() / "steps", options=options)
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._manager.close()
+
+    @property
+    def latest(self) -> int | None:
+        """The step of the last complete checkpoint."""
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState) -> None:
+        """Saves `state` under its step, unless that is saved already."""
+        import orbax.checkpoint as ocp
+
+        step = int(state.step)
+        if step != self.latest:
+            self._manager.save(step, args=ocp.args.StandardSave(_as_dict(state)))
+
+    def restore(self, like: TrainState) -> TrainState:
+        """The last checkpoint, with the shapes, dtypes and shardings of `like`.
+
+        The arrays of `like` are deleted, so that there is never more than one state.
+        """
+        import orbax.checkpoint as ocp
+
+        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _as_dict(like))
+        jax.tree.map(lambda leaf: leaf.delete(), _as_dict(like))
+        restored = self._manager.restore(self.latest, args=ocp.args.StandardRestore(target))
+        return TrainState(**restored)
+
+
+def _as_dict(state: TrainState) -> dict[str, Any]:
+    """`state` for Orbax, which rebuilds trees with leaves that a TrainState would not take."""
+    return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+
+
+def _check_identity(path, identity: dict[str, Any]) -> None:
+    if not path.exists():
+        write_json(path, identity)
+        return
+    before = read_json(path)
+    changed = sorted(k for k in {*before, *identity} if before.get(k) != identity.get(k))
+    if changed:
+        raise InputError(
+            f"{path.parent} holds checkpoints of another run (different: {', '.join(changed)}); "
+            "give a new folder or the settings of that run"
+        )

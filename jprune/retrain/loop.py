@@ -1,0 +1,224 @@
+"""The training loop: any part of a Llama, resumable to the same losses."""
+
+import contextlib
+import dataclasses
+import functools
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Int
+
+from jprune.core.errors import Interrupted
+from jprune.core.files import PathLike, as_path, sha256_array
+from jprune.core.progress import log, progress
+from jprune.llama.model import Llama, count_params
+from jprune.llama.stack import stack, unstack
+from jprune.retrain.batches import batch_indices
+from jprune.retrain.checkpoint import Checkpoints
+from jprune.retrain.history import History, StepLog
+from jprune.retrain.optimizer import adamw, schedule
+from jprune.retrain.settings import TrainSettings, check_settings
+from jprune.retrain.split import Rest, Where, join, split
+from jprune.retrain.step import (
+    Batch,
+    Objective,
+    init_state,
+    next_token_loss,
+    train_step,
+)
+
+HISTORY = "losses.jsonl"
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """The result: the model, and the history (one row a step or validation)."""
+
+    llama: Llama
+    history: list[dict[str, Any]]
+
+
+def train(
+    llama: Llama,
+    windows: Int[np.ndarray, "num length"],
+    settings: TrainSettings,
+    *,
+    mask: Bool[np.ndarray, "num length"] | None = None,
+    validation: Int[np.ndarray, "num_validation validation_length"] | None = None,
+    where: Where = "**",
+    objective: Objective = next_token_loss,
+    checkpoint_dir: PathLike | None = None,
+    batch_sharding: jax.sharding.Sharding | None = None,
+    consume: bool = False,
+) -> Trained:
+    """Trains the parameters of `llama` that match `where` on token windows.
+
+    With `checkpoint_dir` the run saves every `checkpoint_every` steps and on SIGTERM, and a call
+    with the same arguments continues from the last checkpoint with the same data and, on CPU, bit
+    for bit the same losses. They are in `checkpoint_dir/losses.jsonl`.
+
+    Args:
+      llama: the model; it may be stacked, and is then returned stacked.
+      windows: token ids to train on.
+      settings: see `TrainSettings`.
+      mask: which tokens the model should learn to predict; by default all.
+      validation: windows whose mean next-token NLL is reported along the way.
+      where: the parameters that train, by their names in the stacked form; see `split`.
+      objective: loss sum and token count of a micro-batch; see `next_token_loss`. Arrays that it
+        needs, such as a teacher, are bound with `jax.tree_util.Partial`.
+      checkpoint_dir: a folder of this run alone, local or on object storage.
+      batch_sharding: of the windows of a step [micro-batches, batch, length]; parameters keep the
+        sharding they have.
+      consume: delete the arrays of `llama` as soon as they are copied; it is then unusable, and
+        what lives while training is float32 parameters, optimizer state and frozen parameters.
+
+    Returns:
+      The trained model in the dtypes of `llama`, and the losses.
+
+    Raises:
+      InputError: the settings do not fit each other or the checkpoints, or there are no windows.
+      Interrupted: SIGTERM came; the state is saved.
+      JpruneError: the loss is no longer finite.
+    """
+    check_settings(settings)
+    mask = np.ones(windows.shape, bool) if mask is None else mask
+    stacked = stack(llama, consume=consume)
+    was_stacked = stacked is llama
+    params, rest = split(stacked, where)
+    log.info("training %d of %d parameters", count_params(params), count_params(stacked))
+    dtypes = {name: value.dtype for name, value in params.items()}
+    optimizer = adamw(settings.optimizer, settings.steps)
+    state = init_state(params, optimizer)
+    if consume:
+        jax.block_until_ready(state.params)
+        jax.tree.map(lambda leaf: leaf.delete(), params)
+    del llama, stacked, params  # only their float32 copies in the state are needed from here on
+    compute_rest = _cast_frozen(rest, settings.dtype)
+    step = functools.partial(
+        train_step,
+        rest=compute_rest,
+        key=jax.random.key(settings.seed),
+        objective=jax.tree_util.Partial(objective),
+        optimizer=optimizer,
+        dtype=settings.dtype,
+        remat=settings.remat,
+    )
+    evaluate = functools.partial(
+        _mean_nll, rest=compute_rest, windows=validation, settings=settings, sharding=batch_sharding
+    )
+    with contextlib.ExitStack() as resources:
+        store = None
+        if checkpoint_dir is not None:
+            identity = _identity(settings, windows, mask, state.params)
+            store = resources.enter_context(Checkpoints(checkpoint_dir, identity, settings.keep))
+            if store.latest is not None:
+                state = store.restore(state)
+                log.info("continuing from step %d in %s", store.latest, checkpoint_dir)
+        stop = resources.enter_context(_sigterm() if store else contextlib.nullcontext(_never))
+        start = int(state.step)
+        history = History(checkpoint_dir and as_path(checkpoint_dir) / HISTORY, start)
+        rates = np.asarray(schedule(settings.optimizer, settings.steps)(np.arange(settings.steps)))
+        steps = StepLog(history, rates)
+
+        for number in progress(range(start, settings.steps), "training", unit="step"):
+            batch = _batch(windows, mask, settings, number, batch_sharding)
+            state, metrics = step(state, batch=batch)
+            done = number + 1
+            steps.add(done, metrics)
+            last = done == settings.steps
+            if validation is not None and (last or _due(done, settings.validate_every)):
+                steps.settle()
+                nll = evaluate(state.params)
+                log.info("step %d: loss %.4f, validation %.4f", done, history.rows[-1]["loss"], nll)
+                history.append({"step": done, "validation_nll": nll})
+            stopped = stop() and not last
+            if store and (last or stopped or _due(done, settings.checkpoint_every)):
+                steps.settle()
+                history.flush()
+                store.save(state)
+            if stopped:
+                raise Interrupted(f"interrupted after step {done}; saved in {checkpoint_dir}")
+        steps.settle()
+
+    masters = state.params
+    del state  # and the optimizer's part with it
+    result = join({name: value.astype(dtypes[name]) for name, value in masters.items()}, rest)
+    # The runs of a model that came in another form are copies of its layers: nobody else's.
+    return Trained(result if was_stacked else unstack(result, consume=True), history.rows)
+
+
+def _identity(settings: TrainSettings, windows, mask, params) -> dict[str, Any]:
+    """What must be equal for a checkpoint to continue this run."""
+    free = ("checkpoint_every", "keep")  # these change no figure
+    chosen = {k: v for k, v in dataclasses.asdict(settings).items() if k not in free}
+    return {
+        "settings": chosen | {"compute_dtype": settings.dtype.name},
+        "data": [sha256_array(windows), sha256_array(mask)],
+        "parameters": {name: list(value.shape) for name, value in params.items()},
+    }
+
+
+def _batch(windows, mask, settings: TrainSettings, step: int, sharding) -> Batch:
+    """The micro-batches of one step, on the device."""
+    chosen = batch_indices(len(windows), settings.batch_size, settings.seed, step)
+    shape = (settings.micro_batches, -1, windows.shape[1])
+    ids, kept = windows[chosen].astype(np.int32), mask[chosen]
+    return jax.device_put(Batch(ids.reshape(shape), kept.reshape(shape)), sharding)
+
+
+def _cast_frozen(rest: Rest, dtype) -> Rest:
+    """`rest` with its numbers in `dtype`; integers and masks stay."""
+    frozen = {
+        name: value.astype(dtype)
+        if jnp.issubdtype(value.dtype, jnp.floating) and value.dtype != dtype
+        else value  # shared, not copied
+        for name, value in rest.frozen.items()
+    }
+    return dataclasses.replace(rest, frozen=frozen)
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+@functools.partial(jax.jit, static_argnames="dtype")
+def _nll_sums(params, rest, batch: Batch, dtype):
+    model = join({name: value.astype(dtype) for name, value in params.items()}, rest)
+    return next_token_loss(model, jax.tree.map(lambda x: x[0], batch))
+
+
+def _mean_nll(params, rest, windows, settings: TrainSettings, sharding) -> float:
+    """Mean next-token NLL over all tokens of `windows`; every batch has the same shape."""
+    size = settings.batch_size // settings.micro_batches
+    total = count = 0.0
+    for start in range(0, len(windows), size):
+        ids = windows[start : start + size].astype(np.int32)
+        missing = ((0, size - len(ids)), (0, 0))
+        real = np.pad(np.ones(ids.shape, bool), missing)
+        batch = jax.device_put(Batch(np.pad(ids, missing)[None], real[None]), sharding)
+        sums = _nll_sums(params, rest, batch, settings.dtype)
+        total, count = total + float(sums[0]), count + float(sums[1])
+    return total / max(count, 1.0)
+
+
+def _never() -> bool:
+    return False
+
+
+@contextlib.contextmanager
+def _sigterm() -> Iterator[Callable[[], bool]]:
+    """A function that says whether SIGTERM has come since; outside the main thread, never."""
+    if threading.current_thread() is not threading.main_thread():
+        yield _never
+        return
+    came = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: came.set())
+    try:
+        yield came.is_set
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,122 @@
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jprune.checkpoints.model_card import describe_step, model_card, protocol_words, ranges
+from jprune.llama.config import LlamaConfig
+from jprune.llama.params import abstract
+
+PROTOCOL = {
+    "data": "wikitext2",
+    "split": "test",
+    "join": "\n\n",
+    "window_length": 128,
+    "num_windows": 256,
+    "bos": "first",
+    "dtype": "float32",
+    "tokens": 32512,
+    "normaliser": "token",
+}
+FIGURES = [
+    {"label": "before", "perplexity": [{"data": "wikitext2", "ppl": 20.0, "tokens": 32512}]},
+    {
+        "label": "after",
+        "perplexity": [
+            {"data": "wikitext2", "ppl": 23.456789, "tokens": 32512, "protocol": PROTOCOL}
+        ],
+        "tasks": [{"task": "piqa", "metric": "acc", "value": 0.61, "stderr": 0.012, "n": 100}],
+    },
+]
+
+
+@pytest.fixture
+def llama():
+    config = LlamaConfig(10, 8, 12, 2, 2, 4)
+    model = abstract(config, 4, jnp.float32, source="base-7b")
+    return model.replace(blocks=(model.blocks[0], model.blocks[1], model.blocks[3]))
+
+
+def test_front_matter_is_what_the_hub_reads(llama):
+    import yaml
+
+    card = model_card("small", llama)
+    _, front, body = card.split("---\n", 2)
+    assert yaml.safe_load(front) == {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "base_model": ["base-7b"],
+        "tags": ["llama", "pruned", "jprune"],
+    }
+    assert body.lstrip().startswith("# small\n")
+
+
+def test_says_what_is_left_of_what(llama):
+    card = model_card("small", llama)
+    params = sum(leaf.size for leaf in jax.tree.leaves(llama))
+    assert f"3 layers, {params:,} parameters" in card
+    assert "layers 0-1, 3 of the original" in card
+    assert 'AutoModelForCausalLM.from_pretrained("small"' in card
+
+
+def test_sources_of_the_recipe_come_first(llama):
+    recipe = {
+        "sources": [{"name": "org/a"}, {"name": "org/b"}],
+        "steps": [
+            {"op": "drop_blocks", "args": {"blocks": [3, 1, 2]}},
+            {"op": "scale", "args": {"by": 2}},
+        ],
+    }
+    card = model_card("small", llama, recipe=recipe)
+    assert 'base_model:\n- "org/a"\n- "org/b"' in card
+    assert "1. removes blocks 1-3\n2. scale" in card
+
+
+def test_figures_carry_their_protocol(llama):
+    card = model_card("small", llama, figures=FIGURES)
+    assert "| before | wikitext2 | 20 | 32,512 |  |" in card
+    assert (
+        "| after | wikitext2 | 23.46 | 32,512 | test split, windows of 128, 256 windows, "
+        r"joined by '\n\n', BOS first, float32, per token |" in card
+    )
+    assert "| after | piqa | acc | 0.61 | 0.012 | 100 |" in card
+
+
+def test_sections_without_content_are_left_out(llama):
+    card = model_card("small", llama)
+    assert "##" in card and "## How" not in card and "## Perpl" not in card
+    assert "## Removed" not in card and "## Tasks" not in card
+    assert "- mlp of layer 1" in model_card("small", llama, notes=["mlp of layer 1"])
+
+
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        ({"op": "drop_blocks", "args": {"blocks": [5]}}, "removes blocks 5"),
+        (
+            {"op": "drop_sublayers", "args": {"attention": [1, 2], "mlp": [7]}},
+            "removes the attention of blocks 1-2 and the feed-forward network of blocks 7",
+        ),
+        (
+            {"op": "drop_sublayers", "args": {"mlp": [7], "attention": []}},
+            "removes the feed-forward network of blocks 7",
+        ),
+        ({"op": "merge", "args": {"method": "ties"}}, 'merge {"method": "ties"}'),
+        ({"op": "noop"}, "noop"),
+    ],
+)
+def test_steps_in_words(step, words):
+    assert describe_step(step) == words
+
+
+def test_ranges():
+    assert ranges([4, 0, 1, 2, 9, 10, 4]) == "0-2, 4, 9-10"
+    assert ranges([]) == ""
+
+
+def test_absent_parts_of_a_protocol_are_not_mentioned():
+    assert protocol_words({"window_length": 64, "bos": None}) == "windows of 64"
+
+
+def test_a_cell_cannot_break_its_table(llama):
+    figures = [{"perplexity": [{"data": "a|b\nc", "ppl": 1.0}]}]
+    assert r"| a\|b c | 1 |" in model_card("small", llama, figures=figures)

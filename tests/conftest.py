@@ -1,0 +1,40 @@
+"""What all tests share. JAX reads its settings when it is first imported, so they come first."""
+
+import os
+import pathlib
+import tempfile
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), "jprune-test-xla")
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+import pytest
+
+
+def _check_types_at_run_time() -> None:
+    """Checks every annotated shape of the package while the tests run."""
+    if os.environ.get("JPRUNE_TYPECHECK", "1") == "0":
+        return
+    try:
+        import beartype  # noqa: F401
+        from jaxtyping import install_import_hook
+    except ImportError:
+        return
+    install_import_hook("jprune", "beartype.beartype")
+
+
+_check_types_at_run_time()
+
+
+@pytest.fixture(scope="session")
+def shared() -> pathlib.Path:
+    """The folder with the models, data and reference figures that are not in the repository."""
+    named = os.environ.get("JPRUNE_SHARED")
+    beside = pathlib.Path(__file__).resolve().parents[2] / "shared"
+    folder = pathlib.Path(named) if named else beside
+    if not (folder / "models").is_dir():
+        pytest.skip(f"no shared models and data at {folder} (set JPRUNE_SHARED)")
+    return folder

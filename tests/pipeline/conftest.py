@@ -1,0 +1,45 @@
+"""A tiny model and some text, and a depth pruning config on them."""
+
+import shutil
+
+import pytest
+
+from jprune.pipeline.job import run_config
+from tests.cli.conftest import model, text  # noqa: F401  (fixtures)
+
+
+@pytest.fixture(scope="session")
+def config(model, text):  # noqa: F811
+    """A function (changes) -> config of a run that takes about a second."""
+
+    def make(**changes):
+        base = {
+            "job": "depth",
+            "model": str(model),
+            "calibration": str(text),
+            "eval": (str(text),),
+            "criterion": "perplexity",
+            "remove": 1,
+            "num_windows": 3,
+            "window_length": 16,
+            "sample": "stream",
+            "eval_windows": 5,
+            "curve_windows": 2,
+            "curve_seeds": 2,
+        }
+        return base | changes
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def finished_once(tmp_path_factory, config):
+    workdir = tmp_path_factory.mktemp("finished") / "W"
+    return workdir, run_config(config(), workdir, name="test")
+
+
+@pytest.fixture
+def finished(tmp_path, finished_once):
+    """A finished workdir and its run.json."""
+    workdir, record = finished_once
+    return shutil.copytree(workdir, tmp_path / "W"), record

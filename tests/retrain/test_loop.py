@@ -1,0 +1,240 @@
+import dataclasses
+import gc
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jprune.core.errors import InputError, Interrupted, JpruneError
+from jprune.llama import named_params, next_token_nll, stack
+from jprune.retrain import AdamW, TrainSettings, batch_indices, loop, read_history, train
+from jprune.retrain.checkpoint import Checkpoints
+from jprune.retrain.history import History
+from tests.retrain import short_run as script
+from tests.retrain.short_run import SETTINGS, VALIDATION, WINDOWS, send_at, short_run
+from tests.tiny import tiny
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """The run that nothing interrupted."""
+    return short_run()
+
+
+def assert_same(result, whole):
+    assert result.history == whole.history  # every figure, bit for bit
+    for ours, theirs in zip(
+        jax.tree.leaves(result.llama), jax.tree.leaves(whole.llama), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def saved_steps(folder):
+    return sorted(int(path.name) for path in (folder / "steps").iterdir() if path.name.isdigit())
+
+
+def run_and_die(folder, when, step):
+    command = [sys.executable, script.__file__, str(folder), when, str(step)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JPRUNE_TYPECHECK": "0"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+def test_killed_runs_continue_to_identical_losses(tmp_path, whole):
+    run_and_die(tmp_path, "step", 7)  # seven steps done, six of them saved
+    assert saved_steps(tmp_path) == [3, 6]
+    run_and_die(tmp_path, "saving", 9)
+    assert saved_steps(tmp_path) == [3, 6]
+    assert read_history(tmp_path / "losses.jsonl")[-1]["step"] == 9
+    result = short_run(tmp_path)
+    assert_same(result, whole)
+    assert read_history(tmp_path / "losses.jsonl") == whole.history
+    assert_same(short_run(tmp_path), whole)  # nothing is left to do
+
+
+def test_sigterm_saves_and_raises(tmp_path, whole, monkeypatch):
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        send_at(signal.SIGTERM, 4, patch)
+        with pytest.raises(Interrupted, match="after step 5; saved"):
+            short_run(tmp_path)
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert saved_steps(tmp_path) == [3, 5]
+    steps = []
+    monkeypatch.setattr(
+        "jprune.retrain.loop.batch_indices",
+        lambda *args: steps.append(args[3]) or batch_indices(*args),
+    )
+    assert_same(short_run(tmp_path), whole)
+    assert steps == [5, 6, 7, 8, 9]
+
+
+def test_history_has_every_step_and_validation(whole):
+    rows = [row for row in whole.history if "loss" in row]
+    assert [row["step"] for row in rows] == list(range(1, 11))
+    assert {row["tokens"] for row in rows} == {44.0}
+    np.testing.assert_allclose([row["learning_rate"] for row in rows[:3]], [0, 1.5e-3, 3e-3])
+    validations = [row for row in whole.history if "validation_nll" in row]
+    assert [row["step"] for row in validations] == [4, 8, 10]
+    nll = next_token_nll(whole.llama, jnp.asarray(VALIDATION)).mean()
+    np.testing.assert_allclose(validations[-1]["validation_nll"], nll, rtol=1e-6)
+    first = WINDOWS[batch_indices(9, 4, 7, 0)]
+    nll = next_token_nll(tiny(2), jnp.asarray(first)).mean()
+    np.testing.assert_allclose(rows[0]["loss"], nll, rtol=1e-6)
+
+
+def test_windows_are_learnt():
+    settings = dataclasses.replace(
+        SETTINGS, steps=60, optimizer=AdamW(learning_rate=1e-2, warmup_steps=5)
+    )
+    history = short_run(settings=settings, validation=None).history
+    assert history[-1]["loss"] < 0.5 * history[0]["loss"]
+
+
+def test_masked_tokens_do_not_count():
+    mask = np.zeros(WINDOWS.shape, bool)
+    mask[:, 5:8] = True
+    shuffled = WINDOWS.copy()
+    shuffled[:, 8:] = np.random.default_rng(0).integers(0, 97, (9, 4))
+    one = short_run(mask=mask, validation=None)
+    assert one.history[0]["tokens"] == 12
+    assert short_run(mask=mask, windows=shuffled, validation=None).history == one.history
+
+
+@pytest.mark.parametrize("form", [lambda llama: llama, stack], ids=["tuple", "stacked"])
+def test_frozen_parameters_stay_and_the_form_too(form):
+    llama = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), form(tiny(2)))
+    settings = dataclasses.replace(SETTINGS, steps=2, optimizer=AdamW(0.1, warmup_steps=0))
+    trained = train(llama, WINDOWS, settings, where="**.mlp.down_proj.kernel").llama
+    assert jax.tree.structure(trained) == jax.tree.structure(llama)
+    before, _ = jax.tree_util.tree_flatten_with_path(llama)
+    for (path, old), new in zip(before, jax.tree.leaves(trained), strict=True):
+        assert new.dtype == jnp.bfloat16
+        changed = "down" in jax.tree_util.keystr(path)
+        assert bool(jnp.any(old != new)) == changed, path
+
+
+def test_checkpoints_of_another_run_are_refused(tmp_path):
+    short = dataclasses.replace(SETTINGS, steps=3)
+    short_run(tmp_path, settings=short)
+    with pytest.raises(InputError, match=r"another run \(different: settings\)"):
+        short_run(tmp_path, settings=dataclasses.replace(short, seed=8))
+    with pytest.raises(InputError, match=r"another run \(different: data\)"):
+        short_run(tmp_path, settings=short, windows=WINDOWS[:8])
+    often = dataclasses.replace(short, checkpoint_every=1, keep=1)
+    assert len(short_run(tmp_path, settings=often).history) == 4
+
+
+def test_only_the_last_checkpoints_are_kept(tmp_path):
+    short_run(tmp_path, settings=dataclasses.replace(SETTINGS, checkpoint_every=1, keep=2))
+    assert saved_steps(tmp_path) == [9, 10]
+    with Checkpoints(tmp_path / "empty", {}) as empty:
+        assert empty.latest is None
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    settings = dataclasses.replace(
+        SETTINGS, checkpoint_every=1, optimizer=AdamW(float("inf"), warmup_steps=0)
+    )
+    with pytest.raises(JpruneError, match="not finite at step 2: lower the learning rate"):
+        short_run(tmp_path, settings=settings, validation=None)
+    assert saved_steps(tmp_path) == [1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"micro_batch_size": 3}, "micro_batch_size 3 does not divide batch_size 4"),
+        ({"steps": 0}, "steps takes an integer from 1 on, not 0"),
+        ({"batch_size": -4}, "batch_size takes an integer from 1 on, not -4"),
+        ({"keep": 0}, "keep takes an integer from 1 on"),
+        ({"optimizer": AdamW(float("nan"))}, "learning_rate takes a number from 0 on, not nan"),
+        ({"optimizer": AdamW(warmup_steps=11)}, "11 warm-up steps .* do not fit in 10"),
+        ({"optimizer": AdamW(warmup_steps=5, decay_steps=6)}, "6 decay steps do not fit in 10"),
+    ],
+)
+def test_settings_that_do_not_fit(changes, message):
+    with pytest.raises(InputError, match=message):
+        short_run(settings=dataclasses.replace(SETTINGS, **changes))
+
+
+def test_metrics_are_read_after_the_next_step_is_dispatched(whole, monkeypatch):
+    events = []
+    real_step, real_append = loop.train_step, History.append
+
+    def step(state, **arguments):
+        events.append("dispatch")
+        return real_step(state, **arguments)
+
+    def append(self, row):
+        events.append(f"step {row['step']}" if "loss" in row else "validation")
+        real_append(self, row)
+
+    monkeypatch.setattr(loop, "train_step", step)
+    monkeypatch.setattr(History, "append", append)
+    assert_same(short_run(), whole)
+    assert events[:8] == [
+        *("dispatch", "dispatch", "step 1", "dispatch", "step 2", "dispatch", "step 3", "step 4")
+    ]
+    assert events[8:] == [
+        *("validation", "dispatch", "dispatch", "step 5", "dispatch", "step 6", "dispatch"),
+        *("step 7", "step 8", "validation", "dispatch", "dispatch", "step 9", "step 10"),
+        "validation",
+    ]
+
+
+def test_a_bad_last_loss_is_found_without_checkpoints_too():
+    settings = dataclasses.replace(SETTINGS, steps=2, optimizer=AdamW(float("inf"), warmup_steps=0))
+    with pytest.raises(JpruneError, match="not finite at step 2"):
+        short_run(settings=settings, validation=None)
+
+
+def live_bytes():
+    gc.collect()
+    return sum(array.nbytes for array in jax.live_arrays())
+
+
+@pytest.mark.parametrize("form", [lambda llama: llama, stack], ids=["tuple", "stacked"])
+@pytest.mark.parametrize("where", ["**", "**.mlp.**"])
+def test_only_masters_optimizer_and_frozen_leaves_live(form, where, monkeypatch):
+    settings = dataclasses.replace(SETTINGS, steps=4)
+    before, seen = live_bytes(), []
+    llama = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16).astype(jnp.float32), tiny(2))
+    llama = form(llama)
+    sizes = {name: leaf.nbytes for name, leaf in named_params(llama).items()}
+    trained = sum(size for name, size in sizes.items() if where == "**" or ".mlp." in name)
+
+    def counted(*args):
+        seen.append(live_bytes() - before)
+        return batch_indices(*args)
+
+    monkeypatch.setattr(loop, "batch_indices", counted)
+    result = train(llama, WINDOWS, settings, where=where, consume=True).llama
+    small = 4096  # batches, metrics, keys
+    expected = 3 * trained + sum(sizes.values()) - trained
+    assert len(seen) == 4 and all(abs(now - expected) < small for now in seen), (seen, expected)
+    assert jax.tree.structure(result) == jax.tree.structure(llama)
+    again = train(form(tiny(2)), WINDOWS, settings, where=where).llama
+    for ours, theirs in zip(jax.tree.leaves(result), jax.tree.leaves(again), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=0.05)
+
+
+def test_a_model_that_is_not_consumed_stays():
+    llama = tiny(2)
+    train(llama, WINDOWS, dataclasses.replace(SETTINGS, steps=3))
+    for ours, theirs in zip(jax.tree.leaves(llama), jax.tree.leaves(tiny(2)), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_default_dtype_follows_the_device():
+    expected = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    assert TrainSettings(1, 1).dtype == expected
+    assert TrainSettings(1, 1, compute_dtype="bfloat16").dtype == jnp.bfloat16

@@ -1,0 +1,92 @@
+"""Every config that comes with jprune: its keys are known, its variants run."""
+
+from itertools import pairwise
+
+import pytest
+
+from jprune.cli import configs
+from jprune.core.errors import InputError
+from jprune.core.files import read_json
+from jprune.pipeline.depth_config import depth_config
+from jprune.pipeline.job import JOBS, plain, run_config
+from tests.cli.conftest import model, text  # noqa: F401  (fixtures)
+
+VARIANTS = ("ppl", "taylor", "magnitude", "influence", "angular", "greedy")
+
+
+@pytest.mark.parametrize("name", configs.available())
+def test_the_docstring_has_the_command(name):
+    path, _ = configs.resolve(name)
+    docstring = path.read_text().split('"""')[1]
+    assert f"--config={name}" in docstring
+    assert all(len(line) <= 100 for line in docstring.splitlines())
+
+
+@pytest.mark.parametrize("name", configs.available())
+def test_keys_are_those_of_the_job(name):
+    values = plain(configs.load_config(name))
+    job = values.pop("job")
+    assert job in JOBS
+    if job == "depth":
+        depth_config(values)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_of_shortened_llama_runs(tmp_path, model, text, variant):  # noqa: F811
+    overrides = {
+        "model": str(model),
+        "calibration": str(text),
+        "eval": str(text),
+        "sample": "stream",
+        "remove": "1",
+        "num_windows": "2",
+        "window_length": "16",
+        "eval_windows": "2",
+        "curve_windows": "1",
+        "curve_seeds": "1",
+    }
+    if variant in ("taylor", "magnitude"):
+        overrides["protect"] = "0,-1"  # four blocks are too few for the rule of the paper
+    config = configs.load_config(f"shortened_llama:{variant}", overrides)
+    record = run_config(config, tmp_path)
+    assert record["stages"][-1] == {**record["stages"][-1], "name": "report", "status": "done"}
+    (gone,) = record["removed"]
+    if variant in ("taylor", "magnitude"):
+        assert gone["layer"] in (1, 2)
+    criterion = "perplexity" if variant == "ppl" else variant
+    scores = read_json(tmp_path / "scores" / f"{criterion}.json")
+    assert scores["criterion"] == criterion
+    assert record["figures"]["curve"]["series"][0]["criterion"] == criterion
+
+
+def test_the_plus_rule_is_on_for_taylor_and_magnitude():
+    rules = {v: configs.load_config(f"shortened_llama:{v}").protect for v in VARIANTS}
+    assert rules == dict.fromkeys(VARIANTS, "") | dict.fromkeys(
+        ("taylor", "magnitude"), "0-3,-2,-1"
+    )
+
+
+def test_unknown_variant():
+    with pytest.raises(InputError, match="unknown variant of shortened_llama 'tailor'.*'taylor'"):
+        configs.load_config("shortened_llama:tailor")
+
+
+def test_the_demo_compares_every_criterion():
+    demo = depth_config({k: v for k, v in plain(configs.load_config("demo")).items() if k != "job"})
+    assert set(demo.criteria) == {"perplexity", *VARIANTS[1:]}
+    assert (demo.remove, demo.curve_reach, demo.curve_seeds) == (2, 6, 5)
+
+
+def test_the_demo_shows_that_criteria_beat_chance(tmp_path):
+    overrides = {"eval_windows": "64", "curve_windows": "64", "compare": "greedy,influence"}
+    record = run_config(configs.load_config("demo", overrides), tmp_path)
+    curve = {one["criterion"]: one for one in record["figures"]["curve"]["series"]}
+    assert len(curve["random"]["seeds"]) == 5
+    names = ("perplexity", "greedy", "influence")
+    best = [min(values) for values in zip(*(curve[name]["ppl"] for name in names), strict=True)]
+    assert len(best) == 7 and all(a < b for a, b in pairwise(best))
+    assert best[2] <= 2 * best[0]
+    assert all(r > b for r, b in zip(curve["random"]["ppl"][1:], best[1:], strict=True))
+    (before,), (after,) = (record["figures"][k]["perplexity"] for k in ("before", "after"))
+    assert before["ppl"] < after["ppl"] < 2 * before["ppl"]
+    assert before["protocol"]["split"] == "validation"

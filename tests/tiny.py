@@ -1,0 +1,67 @@
+"""Small random models for tests, large enough in every width to tell axes apart."""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from jprune.llama import Llama, LlamaConfig, Rope, init
+
+CONFIG = LlamaConfig(
+    vocab_size=97,
+    hidden_size=32,
+    intermediate_size=56,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=8,
+    max_position_embeddings=64,
+)
+
+ROPES = {
+    "none": Rope(),
+    "theta": Rope(theta=500000.0),
+    "linear": Rope(kind="linear", factor=4.0),
+    "llama3": Rope(
+        theta=500000.0,
+        kind="llama3",
+        factor=8.0,
+        low_freq_factor=1.0,
+        high_freq_factor=4.0,
+        original_max_position_embeddings=32,
+    ),
+}
+
+
+def tiny(num_layers: int = 4, seed: int = 0, **changes) -> Llama:
+    """A model of `num_layers` random blocks; `changes` are of its config.
+
+    Weights are several times larger than usual, so that every block matters to the logits.
+    """
+    config = dataclasses.replace(CONFIG, **changes)
+    llama = init(config, num_layers, jax.random.key(seed), source="tiny")
+    keys = iter(jax.random.split(jax.random.key(seed + 1), 1000))
+
+    def spread(leaf):
+        if leaf.ndim == 1:  # norms and biases, which start constant
+            return leaf + 0.3 * jax.random.normal(next(keys), leaf.shape)
+        return 6 * leaf
+
+    return jax.tree.map(spread, llama)
+
+
+def windows(num: int, length: int, seed: int = 0, vocab: int = CONFIG.vocab_size) -> np.ndarray:
+    """Random token windows."""
+    return np.random.default_rng(seed).integers(0, vocab, (num, length)).astype(np.int32)
+
+
+def without(llama: Llama, gates: np.ndarray) -> Llama:
+    """`llama` rebuilt by hand with only the sublayers under `gates` [layers, (attn, mlp)]."""
+    blocks = []
+    for block, (attn, mlp) in zip(llama.blocks, gates, strict=True):
+        if not attn:
+            block = block.replace(attn_norm=None, attn=None)
+        if not mlp:
+            block = block.replace(mlp_norm=None, mlp=None)
+        if attn or mlp:
+            blocks.append(block)
+    return llama.replace(blocks=tuple(blocks))
