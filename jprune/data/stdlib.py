@@ -59,12 +59,6 @@ def stdlib_split(split: str = "validation", folder: Path | None = None) -> list[
     return [path for name, path in stdlib_files(folder).items() if split_of(name) == split]
 
 
-def stdlib_documents(split: str = "validation", folder: Path | None = None) -> Iterator[str]:
-    """The text of every file of `stdlib_split`, as far as `read_source` gives it."""
-    for path in stdlib_split(split, folder):
-        yield from read_source(path)
-
-
 def read_source(path: str | Path) -> Iterator[str]:
     """The text of one source file, or nothing if it is empty or not UTF-8."""
     try:

@@ -9,10 +9,10 @@ from jaxtyping import Array, Float
 IMPLEMENTATIONS = ("auto", "xla", "cudnn")
 Resolved = Literal["xla", "cudnn"]
 
-# Below this length the scores of a whole window fit on chip and the plain product is quickest;
-# above it flash attention keeps them out of device memory.
+# From this length on flash attention is taken: the scores of a window, which it keeps out of device
+# memory, grow with the square of the length. The best place for the change is not measured yet.
 FLASH_LENGTH = 256
-# cuDNN refuses odd lengths when training; whole tiles are quickest.
+# cuDNN refuses odd lengths when training; multiples of its tiles waste nothing.
 FLASH_MULTIPLE = 64
 # cuDNN takes head widths that are multiples of 8, up to 128 on every card it runs on.
 FLASH_HEAD_MULTIPLE, FLASH_MAX_HEAD = 8, 128

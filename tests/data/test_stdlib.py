@@ -4,7 +4,7 @@ import pytest
 
 from jprune.core.errors import InputError
 from jprune.data import documents, find_source
-from jprune.data.stdlib import split_of, stdlib_documents, stdlib_files, stdlib_split
+from jprune.data.stdlib import read_source, split_of, stdlib_files, stdlib_split
 
 
 @pytest.fixture
@@ -40,14 +40,18 @@ def is_held_out(name):
     return split_of(name) == "validation"
 
 
+def texts(split, folder=None):
+    return [text for path in stdlib_split(split, folder) for text in read_source(path)]
+
+
 def test_documents_of_a_split(library):
-    assert list(stdlib_documents("validation", library)) == ["# secrets.py\n", "# token.py\n"]
+    assert texts("validation", library) == ["# secrets.py\n", "# token.py\n"]
     train = ["# abc.py\n", "# json/__init__.py\n", "# json/decoder.py\n"]
-    assert list(stdlib_documents("train", library)) == train
+    assert texts("train", library) == train
     (library / "abc.py").write_bytes("# caf\xe9".encode("latin-1"))
     (library / "json" / "__init__.py").write_text(" \n")
     (library / "json" / "decoder.py").write_bytes(b"x = 1\r\ny = 2\r\n")
-    assert list(stdlib_documents("train", library)) == ["x = 1\ny = 2\n"]
+    assert texts("train", library) == ["x = 1\ny = 2\n"]
 
 
 def test_own_library_has_disjoint_splits():
@@ -55,14 +59,14 @@ def test_own_library_has_disjoint_splits():
     assert train.isdisjoint(validation)
     assert train | validation == set(stdlib_files().values())
     assert 0.02 < len(validation) / len(train) < 0.1
-    assert sum(len(text) for text in stdlib_documents("validation")) > 100_000
+    assert sum(len(text) for text in texts("validation")) > 100_000
 
 
 def test_source_takes_the_split_for_its_purpose():
     evaluation, calibration = find_source("stdlib"), find_source("stdlib", "calibration")
     assert (evaluation.split, calibration.split) == ("validation", "train")
     assert [pathlib.Path(name) for name in evaluation.files] == stdlib_split("validation")
-    assert list(documents("stdlib")) == list(stdlib_documents("validation"))
+    assert list(documents("stdlib")) == texts("validation")
     assert len(evaluation.fingerprint()["sha256"]) == len(evaluation.files)
 
 

@@ -1,12 +1,14 @@
-"""What tests of the depth pruning job share."""
+"""Jobs that tests run: three stages in a line, and depth pruning."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jprune.checkpoints import load_tokenizer
+from jprune.core.files import write_json
 from jprune.data import evaluation_windows
 from jprune.llama import forward
+from jprune.pipeline.stages import Stage
 
 STAGES = [
     "model", "calibration", "score", "baselines", "recipe", "evaluate-before", "evaluate-after",
@@ -26,3 +28,18 @@ def ppl(llama, ids):
 
 def eval_ids(model, text, windows):
     return evaluation_windows(str(text), load_tokenizer(model), 64, windows)  # the model's most
+
+
+def job(workdir, log, first=1, second=2, third=3):
+    """Three stages in a line, each adding its key to the sum; `log` says which ran."""
+
+    def stage(name, key, need=None):
+        def run(values):
+            log.append(name)
+            total = key + (values[need]["total"] if need else 0)
+            write_json(workdir / f"{name}.json", total)
+            return {"total": total}
+
+        return Stage(name, {"key": key}, run, (need,) if need else (), (f"{name}.json",))
+
+    return [stage("a", first), stage("b", second, "a"), stage("c", third, "b")]
