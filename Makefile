@@ -8,6 +8,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 JOBS ?= 2
+TEST_ARGS ?=
 
 .PHONY: help demo tables test lint clean
 
@@ -28,7 +29,7 @@ tables: $(VENV)/.installed
 	@$(BIN)/jprune report jprune-demo --format=md --table=curve
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n $(JOBS) -m "not parity"
+	$(BIN)/python -m pytest -n $(JOBS) -m "not parity" $(TEST_ARGS)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

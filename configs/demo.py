@@ -54,5 +54,6 @@ def get_config() -> ConfigDict:
     config.curve_seeds = 5
 
     config.dtype = config_dict.placeholder(str)
+    config.mesh = config_dict.placeholder(str)
     config.data_dir = config_dict.placeholder(str)
     return config

@@ -26,7 +26,7 @@ the whole model: 55.31.
 
 from ml_collections import ConfigDict, config_dict
 
-CRITERIA = {
+VARIANTS = {
     "ppl": "perplexity",
     "taylor": "taylor",
     "magnitude": "magnitude",
@@ -43,16 +43,16 @@ OPTIONS = {
 
 def get_config(arg: str = "ppl") -> ConfigDict:
     variant = arg or "ppl"
-    if variant not in CRITERIA:
+    if variant not in VARIANTS:
         from jprune.core.errors import unknown
 
-        raise unknown("variant of shortened_llama", variant, CRITERIA)
+        raise unknown("variant of shortened_llama", variant, VARIANTS)
     config = ConfigDict()
     config.job = "depth"
 
     # What is pruned, and by what.
     config.model = "huggyllama/llama-7b"
-    config.criterion = CRITERIA[variant]
+    config.criterion = VARIANTS[variant]
     config.options = ConfigDict(OPTIONS.get(variant, {}))
     config.compare = ()  # further criteria to show in the curve
     config.remove = 6
@@ -75,5 +75,6 @@ def get_config(arg: str = "ppl") -> ConfigDict:
     config.curve_seeds = 3
 
     config.dtype = config_dict.placeholder(str)  # float32 on CPU, else the checkpoint's
+    config.mesh = config_dict.placeholder(str)  # devices, as in "data:2,fsdp:4,tensor:1"
     config.data_dir = config_dict.placeholder(str)  # local copies of known data sources
     return config

@@ -17,6 +17,7 @@ from jprune.checkpoints import (
     save,
 )
 from jprune.core.errors import InputError, Interrupted, JpruneError
+from jprune.core.mesh import use_mesh
 from jprune.core.version import __version__
 from jprune.data import calibration_windows, evaluation_windows
 from jprune.evaluate import perplexity
@@ -102,5 +103,6 @@ __all__ = [
     "transform",
     "units",
     "unstack",
+    "use_mesh",
     "virtual",
 ]

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from jprune.checkpoints import export_huggingface, load
-from jprune.evaluate.candidates import candidate_nll, plan_gates
-from jprune.llama import next_token_nll, virtual
-from jprune.scores import units
+from jprune.evaluate.candidates import candidate_nll
+from jprune.llama import next_token_nll
+from jprune.scores import present, units
 from jprune.scores.perplexity import without
 from jprune.transforms import drop_units
 from tests.tiny import tiny, windows
@@ -15,9 +15,8 @@ from tests.tiny import tiny, windows
 def differences(llama, ids, materialise):
     """Per unit, the largest |NLL of a window, virtual - materialised|, in nats per token."""
     removals = [*units(llama), *units(llama, "sublayer")]
-    stacked, plan = virtual(llama)
-    gates = np.stack([without(plan_gates(plan), [unit]) for unit in removals])
-    found = candidate_nll(stacked, plan, gates, ids)
+    gates = np.stack([without(np.array(present(llama)), [unit]) for unit in removals])
+    found = candidate_nll(llama, gates, ids)
     for unit, nll in zip(removals, found, strict=True):
         # Eagerly: each of these models has a structure of its own to compile.
         expected = next_token_nll(materialise(drop_units([unit])(llama)), ids).mean(axis=1)
@@ -48,7 +47,6 @@ def test_several_units_at_once(seed):
     rng = np.random.default_rng(seed)
     every = units(llama, "sublayer")
     chosen = [every[at] for at in rng.choice(len(every), 4, replace=False)]
-    stacked, plan = virtual(llama)
-    gates = without(plan_gates(plan), chosen)[None]
+    gates = without(np.array(present(llama)), chosen)[None]
     expected = next_token_nll(drop_units(chosen)(llama), ids).mean(axis=1)
-    np.testing.assert_allclose(candidate_nll(stacked, plan, gates, ids)[0], expected, atol=1e-5)
+    np.testing.assert_allclose(candidate_nll(llama, gates, ids)[0], expected, atol=1e-5)

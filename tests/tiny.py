@@ -32,6 +32,31 @@ ROPES = {
 }
 
 
+# Windows of tests are longer than the sliding one; heads are wider than hidden_size / heads.
+FAMILIES = {
+    "llama": {},
+    "mistral": {"sliding_window": 5},
+    "qwen2": {"attention_bias": True, "bos": "none", "bos_token_id": None},
+    "qwen3": {"qk_norm": True, "head_dim": 16, "bos": "none", "bos_token_id": None},
+    "gemma": {
+        "head_dim": 16,
+        "norm_offset": 1.0,
+        "scale_embeddings": True,
+        "hidden_act": "gelu_pytorch_tanh",
+        "tie_word_embeddings": True,
+        "bos": "every",
+    },
+}
+
+
+def family(name: str, num_layers: int = 3, raw: bool = False, **changes) -> Llama:
+    """A tiny model of a family of `FAMILIES`; `raw` leaves its initial weights as they are."""
+    changes = {"family": name, **FAMILIES[name], **changes}
+    if raw:
+        return init(dataclasses.replace(CONFIG, **changes), num_layers, jax.random.key(0))
+    return tiny(num_layers, **changes)
+
+
 def tiny(num_layers: int = 4, seed: int = 0, **changes) -> Llama:
     """A model of `num_layers` random blocks; `changes` are of its config.
 

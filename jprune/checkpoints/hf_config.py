@@ -4,27 +4,22 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from jprune.checkpoints.config_values import flag, number, parse_object, positive
+from jprune.checkpoints.families import ARCHITECTURES, FAMILIES, SUPPORTED, Family
+from jprune.checkpoints.hf_rope import parse_rope
 from jprune.core.errors import InputError
-from jprune.llama.config import LlamaConfig, Rope
+from jprune.llama.config import LlamaConfig
+from jprune.llama.forward import ACTIVATIONS
 
-# Architectures by the family whose forward pass they need.
-ARCHITECTURES = {"LlamaForCausalLM": "llama"}
-
-_ROPE_KINDS = {"default": "none", "linear": "linear", "llama3": "llama3"}
-_REQUIRED_SCALING = {
-    "none": (),
-    "linear": ("factor",),
-    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
-}
-# Defaults of transformers' LlamaConfig, for keys that a config.json may leave out.
-_SIZES = {
-    "vocab_size": 32000,
-    "hidden_size": 4096,
-    "intermediate_size": 11008,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "max_position_embeddings": 2048,
-}
+_SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "max_position_embeddings",
+)
+# Keys of which null says something; elsewhere it is as if the key were not there.
+_NULL_COUNTS = ("num_key_value_heads", "sliding_window", "bos_token_id", "eos_token_id")
 # What a transform may change: these keys follow the arrays, all others the original file.
 _FROM_ARRAYS = (
     "vocab_size",
@@ -33,8 +28,6 @@ _FROM_ARRAYS = (
     "num_attention_heads",
     "num_key_value_heads",
     "head_dim",
-    "attention_bias",
-    "mlp_bias",
     "tie_word_embeddings",
 )
 
@@ -42,25 +35,26 @@ _FROM_ARRAYS = (
 def parse_config(text: str, where: str = "config.json") -> tuple[LlamaConfig, int]:
     """The hyperparameters of a config.json and its number of layers.
 
-    Keys that are absent have the defaults of transformers' `LlamaConfig`.
+    Keys that are absent have the defaults that transformers has for the family.
 
     Args:
       text: the content of the file; the result keeps it as `source`.
       where: the name of the file, for messages.
 
     Raises:
-      InputError: not JSON, an architecture or a rotary embedding that jprune does not have,
-        quantised weights, or a value of the wrong kind.
+      InputError: not JSON, an architecture or a part of one that jprune does not have, quantised
+        weights, or a value of the wrong kind.
     """
-    values = _parse_object(text, where)
-    family = _family(values, where)
+    values = parse_object(text, where)
+    name = _family(values, where)
+    family = FAMILIES[name]
     _refuse_quantised(values, where)
-    sizes: dict[str, Any] = {
-        key: _positive(values, key, default, where) for key, default in _SIZES.items()
-    }
-    num_layers = sizes.pop("num_hidden_layers")
+    given = {k: v for k, v in values.items() if v is not None or k in _NULL_COUNTS}
+    values = {**family.defaults, **given}
+    sizes: dict[str, Any] = {key: positive(values, key, 0, where) for key in _SIZES}
+    num_layers = positive(values, "num_hidden_layers", 0, where)
     hidden, heads = sizes["hidden_size"], sizes["num_attention_heads"]
-    kv_heads = _positive(values, "num_key_value_heads", heads, where)
+    kv_heads = positive(values, "num_key_value_heads", heads, where)
     if heads % kv_heads:
         raise InputError(
             f"{where}: num_attention_heads {heads} is not a multiple of "
@@ -70,63 +64,26 @@ def parse_config(text: str, where: str = "config.json") -> tuple[LlamaConfig, in
         raise InputError(
             f"{where}: hidden_size {hidden} is not a multiple of num_attention_heads {heads}"
         )
-    head_dim = _positive(values, "head_dim", hidden // heads, where)
+    head_dim = positive(values, "head_dim", hidden // heads, where)
     if head_dim % 2:
         raise InputError(f"{where}: rotary embeddings need an even head_dim, not {head_dim}")
-    if (activation := values.get("hidden_act", "silu")) != "silu":
-        raise InputError(f"{where}: unsupported hidden_act {activation!r}; supported: silu")
-    eos = values.get("eos_token_id", 2)
+    eos = values["eos_token_id"]
+    fields: dict[str, Any] = {**sizes, **_biases(values, family, where), **family.fields}
+    fields["sliding_window"] = _sliding_window(values, family, num_layers, where)
     config = LlamaConfig(
-        **sizes,
+        **fields,
         num_key_value_heads=kv_heads,
         head_dim=head_dim,
-        rms_norm_eps=_number(values, "rms_norm_eps", 1e-6, where),
+        rms_norm_eps=number(values, "rms_norm_eps", 1e-6, where),
         rope=parse_rope(values, where),
-        tie_word_embeddings=_flag(values, "tie_word_embeddings", where),
-        attention_bias=_flag(values, "attention_bias", where),
-        mlp_bias=_flag(values, "mlp_bias", where),
-        bos_token_id=values.get("bos_token_id", 1),
+        tie_word_embeddings=flag(values, "tie_word_embeddings", where),
+        hidden_act=_activation(values, name, where),
+        bos_token_id=values["bos_token_id"],
         eos_token_id=tuple(eos) if isinstance(eos, list) else eos,
-        family=family,
+        family=name,
         source=text,
     )
     return config, num_layers
-
-
-def parse_rope(values: dict[str, Any], where: str = "config.json") -> Rope:
-    """The rotary embedding, from `rope_theta` and `rope_scaling` or from `rope_parameters`.
-
-    As in transformers: a non-empty `rope_scaling` comes before `rope_parameters`, and a theta
-    inside either before the one beside it.
-    """
-    scaling = values.get("rope_scaling") or values.get("rope_parameters") or {}
-    if not isinstance(scaling, dict):
-        raise InputError(f"{where}: rope_scaling must be an object, found {scaling!r}")
-    name = scaling.get("rope_type", scaling.get("type", "default"))
-    if name not in _ROPE_KINDS:
-        raise InputError(
-            f"{where}: unsupported rope type {name!r}; supported: {', '.join(_ROPE_KINDS)}"
-        )
-    partial = scaling.get("partial_rotary_factor", values.get("partial_rotary_factor")) or 1.0
-    if partial != 1.0:
-        raise InputError(
-            f"{where}: unsupported partial_rotary_factor {partial}; "
-            "supported: 1.0 (the whole head is rotated)"
-        )
-    kind = _ROPE_KINDS[name]
-    outer = _number(values, "rope_theta", 10000.0, where)
-    fields: dict[str, Any] = {"theta": _number(scaling, "rope_theta", outer, where)}
-    for key in _REQUIRED_SCALING[kind]:
-        if scaling.get(key) is None:
-            raise InputError(f"{where}: rope type {name!r} needs {key!r}")
-        fields[key] = _number(scaling, key, 1.0, where)
-    if kind == "llama3":
-        longest = _positive(values, "max_position_embeddings", 2048, where)
-        inner = _positive(scaling, "original_max_position_embeddings", longest, where)
-        fields["original_max_position_embeddings"] = _positive(
-            values, "original_max_position_embeddings", inner, where
-        )
-    return Rope(kind=kind, **fields)  # type: ignore[arg-type]
 
 
 def stored_dtype(config: LlamaConfig) -> str | None:
@@ -151,14 +108,18 @@ def export_config(config: LlamaConfig, kept: Sequence[int], dtype: str) -> dict[
       InputError: a per-layer list is too short for an index in `kept`.
     """
     values = json.loads(config.source) if config.source else _config_values(config)
-    values.setdefault("architectures", list(ARCHITECTURES))
+    values.setdefault("architectures", [FAMILIES[config.family].architecture])
     values.setdefault("model_type", config.family)
     if config.source:
         original, num_layers = parse_config(config.source)
         values = cut_layer_lists(values, num_layers, kept)
-        for key in _FROM_ARRAYS:
+        for key in (*_FROM_ARRAYS, *FAMILIES[config.family].written):
             if getattr(config, key) != getattr(original, key):
                 values[key] = getattr(config, key)
+        if "head_dim" not in values and config.head_dim != original.hidden_size // (
+            config.num_attention_heads
+        ):
+            values["head_dim"] = config.head_dim
     values["num_hidden_layers"] = len(kept)
     named = [key for key in ("dtype", "torch_dtype") if key in values]
     values.update(dict.fromkeys(named or ["dtype"], dtype))
@@ -195,9 +156,15 @@ def _config_values(config: LlamaConfig) -> dict[str, Any]:
         scaling["low_freq_factor"] = rope.low_freq_factor
         scaling["high_freq_factor"] = rope.high_freq_factor
         scaling["original_max_position_embeddings"] = rope.original_max_position_embeddings
-    architectures = [name for name, family in ARCHITECTURES.items() if family == config.family]
+    family = FAMILIES[config.family]
+    own = {key: getattr(config, key) for key in family.written}
+    if "sliding_window" in family.defaults:
+        own["sliding_window"] = config.sliding_window
+    if "use_sliding_window" in family.defaults:  # from layer 0 on
+        slides = config.sliding_window is not None
+        own |= {"use_sliding_window": slides, "max_window_layers": 0}
     return {
-        "architectures": architectures,
+        "architectures": [family.architecture],
         "model_type": config.family,
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
@@ -212,34 +179,69 @@ def _config_values(config: LlamaConfig) -> dict[str, Any]:
         "rope_scaling": scaling,
         "hidden_act": config.hidden_act,
         "tie_word_embeddings": config.tie_word_embeddings,
-        "attention_bias": config.attention_bias,
-        "mlp_bias": config.mlp_bias,
         "bos_token_id": config.bos_token_id,
         "eos_token_id": list(eos) if isinstance(eos, tuple) else eos,
+        **own,
     }
-
-
-def _parse_object(text: str, where: str) -> dict[str, Any]:
-    try:
-        values = json.loads(text)
-    except ValueError as error:
-        raise InputError(f"{where} is not valid JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise InputError(f"{where} is not a JSON object")
-    return values
 
 
 def _family(values: dict[str, Any], where: str) -> str:
     names = values.get("architectures") or []
-    if not names and values.get("model_type") in ARCHITECTURES.values():
+    if not names and values.get("model_type") in FAMILIES:
         return values["model_type"]
     name = names[0] if names else values.get("model_type") or "none given"
     if name not in ARCHITECTURES:
         raise InputError(
             f"{where}: unsupported architecture {name!r}; jprune reads {', '.join(ARCHITECTURES)} "
-            "(Llama 1, 2, 3 and Vicuna)"
+            f"({SUPPORTED})"
         )
     return ARCHITECTURES[name]
+
+
+def _activation(values: dict[str, Any], family: str, where: str) -> str:
+    name = values["hidden_act"]
+    if family == "gemma":
+        name = values.get("hidden_activation") or name
+        if name == "gelu":  # what its first files say, and never was so
+            name = "gelu_pytorch_tanh"
+    if name not in ACTIVATIONS:
+        raise InputError(
+            f"{where}: unsupported hidden_act {name!r}; supported: {', '.join(ACTIVATIONS)}"
+        )
+    return name
+
+
+def _biases(values: dict[str, Any], family: Family, where: str) -> dict[str, bool]:
+    """Of a family whose models have no such key, what the key says counts for nothing."""
+    attention, mlp = (flag(values, key, where) for key in ("attention_bias", "mlp_bias"))
+    found = {"attention_bias": attention, "mlp_bias": mlp}
+    found = {key: value for key, value in found.items() if key in family.written}
+    return found | ({"output_bias": attention} if "attention_bias" in found else {})
+
+
+def _sliding_window(
+    values: dict[str, Any], family: Family, num_layers: int, where: str
+) -> int | None:
+    """How many tokens attention sees, the same in all layers; None for all before."""
+    if values.get("use_bidirectional_attention"):
+        raise InputError(f"{where}: bidirectional attention is not supported, only causal")
+    if "sliding_window" not in family.defaults or values["sliding_window"] is None:
+        return None
+    if "use_sliding_window" not in family.defaults:  # Mistral: in all layers
+        return positive(values, "sliding_window", 0, where)
+    if not flag(values, "use_sliding_window", where):
+        return None
+    first = values["max_window_layers"]  # the layers from here on slide
+    types = values.get("layer_types") or [
+        "sliding_attention" if layer >= first else "full_attention" for layer in range(num_layers)
+    ]
+    window = positive(values, "sliding_window", 0, where)
+    if len(set(types)) > 1 and window < values["max_position_embeddings"]:
+        raise InputError(
+            f"{where}: some layers have a sliding window and others not (layer_types, "
+            "max_window_layers); supported are models in which all have it or none"
+        )
+    return window if set(types) == {"sliding_attention"} else None
 
 
 def _refuse_quantised(values: dict[str, Any], where: str) -> None:
@@ -250,28 +252,3 @@ def _refuse_quantised(values: dict[str, Any], where: str) -> None:
                 f"{where}: the weights are quantised ({method}); "
                 "give the checkpoint in float32, bfloat16 or float16"
             )
-
-
-def _positive(values: dict[str, Any], key: str, default: int, where: str) -> int:
-    value = values.get(key)
-    if value is None:
-        return default
-    if type(value) is not int or value < 1:
-        raise InputError(f"{where}: {key} must be a positive integer, found {value!r}")
-    return value
-
-
-def _number(values: dict[str, Any], key: str, default: float, where: str) -> float:
-    value = values.get(key)
-    if value is None:
-        return default
-    if type(value) not in (int, float) or not value > 0:
-        raise InputError(f"{where}: {key} must be a positive number, found {value!r}")
-    return float(value)
-
-
-def _flag(values: dict[str, Any], key: str, where: str) -> bool:
-    value = values.get(key)
-    if value is not None and type(value) is not bool:
-        raise InputError(f"{where}: {key} must be true or false, found {value!r}")
-    return bool(value)

@@ -10,6 +10,7 @@ import numpy as np
 
 from jprune.checkpoints import hf_names
 from jprune.checkpoints.dtypes import as_dtype
+from jprune.checkpoints.families import FAMILIES
 from jprune.checkpoints.hf_config import export_config, stored_dtype
 from jprune.checkpoints.manifest import EMPTY_RECIPE
 from jprune.checkpoints.model_card import model_card
@@ -17,6 +18,7 @@ from jprune.checkpoints.safetensors_io import MAX_SHARD_BYTES, PlannedTensor, wr
 from jprune.checkpoints.tokenizer import write_companions
 from jprune.core.errors import InputError
 from jprune.core.files import PathLike, as_path, jsonable, new_dir, write_json, write_text
+from jprune.core.processes import to_host
 from jprune.core.progress import log
 from jprune.llama.config import LlamaConfig
 from jprune.llama.kernels import fold_kernels, is_kernel
@@ -178,14 +180,21 @@ def uniform_config(llama: Llama) -> LlamaConfig:
                 f"blocks differ in their number of {what} ({', '.join(map(str, sorted(found)))}), "
                 "which has no Hugging Face form; save with Orbax"
             )
+    bias = any(_has_bias((attn.q, attn.k, attn.v)) for attn in attns)
+    output_bias = any(_has_bias(attn.o) for attn in attns)
+    if "attention_bias" in FAMILIES[config.family].written:  # one key for all four
+        bias = output_bias = bias or output_bias
+    if not attns:  # nothing to go by
+        bias, output_bias = config.attention_bias, config.output_bias
     return dataclasses.replace(
         config,
         vocab_size=llama.embed.shape[0],
         num_attention_heads=max(heads, default=config.num_attention_heads),
         num_key_value_heads=max(kv_heads, default=config.num_key_value_heads),
         intermediate_size=max(widths, default=config.intermediate_size),
-        attention_bias=any(_has_bias(attn) for attn in attns),
-        mlp_bias=any(_has_bias(mlp) for mlp in mlps),
+        attention_bias=bias,
+        output_bias=output_bias,
+        mlp_bias=any(_has_bias(mlp) for mlp in mlps) if mlps else config.mlp_bias,
         tie_word_embeddings=llama.lm_head is None,
     )
 
@@ -195,9 +204,10 @@ def _sublayers(llama: Llama) -> list[Attention | Mlp]:
     return [part for block in blocks for part in (block.attn, block.mlp) if part is not None]
 
 
-def _has_bias(sublayer: Attention | Mlp) -> bool:
+def _has_bias(linears: Any) -> bool:
     is_linear = lambda x: isinstance(x, Linear)  # noqa: E731
-    return any(x.bias is not None for x in jax.tree.leaves(sublayer, is_leaf=is_linear))
+    found = jax.tree.leaves(linears, is_leaf=is_linear)
+    return any(isinstance(x, Linear) and x.bias is not None for x in found)
 
 
 def _export_dtype(llama: Llama, dtype: Any) -> np.dtype:
@@ -222,7 +232,7 @@ def _planned(name: str, leaf: Any, dtype: np.dtype) -> PlannedTensor:
     def read() -> np.ndarray:
         values = jax.tree.map(lambda x: x.read() if isinstance(x, LayerSlice) else x, leaf)
         transpose = hf_names.is_transposed(name)
-        return hf_names.convert(np.asarray(fold_kernels(values)), dtype, transpose=transpose)
+        return hf_names.convert(to_host(fold_kernels(values)), dtype, transpose=transpose)
 
     shape = hf_names.tensor_shape(name, _shape(leaf))
     return PlannedTensor(hf_names.tensor_name(name), shape, dtype, read)

@@ -11,7 +11,7 @@ import numpy as np
 from jprune.checkpoints import hf_names
 from jprune.checkpoints.dtypes import PARAMETER_DTYPES, as_dtype, target_dtype
 from jprune.checkpoints.hf_config import parse_config, stored_dtype
-from jprune.checkpoints.placement import by_name, check_room
+from jprune.checkpoints.placement import Index, check_room, placement, put
 from jprune.checkpoints.safetensors_io import (
     StoredTensor,
     parameter_dtype,
@@ -43,13 +43,14 @@ def import_huggingface(
 
     Headers and sizes of all files, names, shapes and dtypes are checked before any data is read.
     Then each tensor is read, transposed to [in, out], cast, put on its devices and released: the
-    host holds one tensor beyond the device's copies.
+    host holds one tensor beyond the devices' copies, and each device gets only its part.
 
     Args:
       folder: the checkpoint.
       dtype: of the parameters, see `target_dtype`. With `"checkpoint"` they are loaded bit for
         bit unless the checkpoint mixes dtypes: a model has one, and the log says what is cast.
-      shardings: where the parameters go, see `placement.by_name`; by default the default device.
+      shardings: where the parameters go, see `placement.placement`; by default the
+        ambient mesh or the default device.
       source: name of the model for the blocks' origins; by default the folder's.
 
     Raises:
@@ -66,8 +67,8 @@ def import_huggingface(
     leaves, treedef = jax.tree_util.tree_flatten_with_path(model)
     wanted = {leaf_name(path): leaf for path, leaf in leaves}
     check_tensors(stored, wanted, num_layers, folder)
-    sharding = by_name(shardings)
-    check_room(wanted, sharding, source)
+    place = placement(shardings, config)
+    check_room(wanted, place, source)
     if target == own:  # any other dtype was asked for
         _log_casts(stored, target, source)
     total = sum(tensor.end - tensor.start for tensor in stored.values())
@@ -75,7 +76,7 @@ def import_huggingface(
     if total > _PROGRESS_BYTES:
         items = progress(items, f"loading {source}", total=len(wanted), unit="tensor")
     arrays = [
-        _place(stored[hf_names.tensor_name(name)], name, leaf.dtype, sharding(name))
+        _load(stored[hf_names.tensor_name(name)], name, leaf, place(name, leaf.shape))
         for name, leaf in items
     ]
     return jax.tree_util.tree_unflatten(treedef, arrays)
@@ -190,7 +191,15 @@ def _equal(a: StoredTensor, b: StoredTensor) -> bool:
     return a.shape == b.shape and np.array_equal(read_tensor(a), read_tensor(b))
 
 
-def _place(tensor: StoredTensor, name: str, dtype: np.dtype, sharding: Any) -> jax.Array:
-    """One parameter on its devices. Waits for the transfer, so that the host copy can go."""
-    host = hf_names.convert(read_tensor(tensor), dtype, transpose=hf_names.is_transposed(name))
-    return jax.block_until_ready(jax.device_put(host, sharding))
+def _load(
+    tensor: StoredTensor, name: str, leaf: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding
+) -> jax.Array:
+    """One parameter on its devices, each of which gets its part and no more."""
+    transpose = hf_names.is_transposed(name)
+    values = read_tensor(tensor)  # mapped, not read, where the file is local
+
+    def read(index: Index) -> np.ndarray:
+        part = values[index[::-1] if transpose else index]
+        return hf_names.convert(part, leaf.dtype, transpose=transpose)
+
+    return put(leaf.shape, sharding, read)

@@ -10,7 +10,15 @@ from jprune.core.errors import InputError
 from jprune.core.files import PathLike, as_path
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", *COMPANIONS]
+_FILES = [
+    "config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "adapter_config.json",
+    *COMPANIONS,
+]
+# Other copies of the weights: training checkpoints in subfolders, and Mistral's own format.
+_NOT = ["*/*.safetensors", "*/*.safetensors.index.json", "consolidated*"]
 
 
 def is_hub_id(name: PathLike) -> bool:
@@ -19,17 +27,26 @@ def is_hub_id(name: PathLike) -> bool:
     return _HUB_ID.fullmatch(text) is not None and not as_path(text).parent.exists()
 
 
-def download(hub_id: str) -> epath.Path:
+def download(hub_id: str, revision: str | None = None) -> epath.Path:
     """The folder with a Hub model's config, safetensors and tokenizer, downloaded if need be.
 
-    Raises InputError if the model does not exist, is gated, or cannot be reached.
+    Args:
+      hub_id: of a model or of an adapter, whose base is not looked for.
+      revision: branch, tag or commit; None for the main branch.
+
+    Raises:
+      InputError: the model does not exist, is gated, or cannot be reached.
     """
     import huggingface_hub
     from huggingface_hub import errors
 
     local = "or give a local folder that has its config.json and safetensors"
     try:
-        return as_path(huggingface_hub.snapshot_download(hub_id, allow_patterns=_FILES))
+        return as_path(
+            huggingface_hub.snapshot_download(
+                hub_id, revision=revision, allow_patterns=_FILES, ignore_patterns=_NOT
+            )
+        )
     except errors.GatedRepoError:
         raise InputError(
             f"{hub_id} is gated on the Hugging Face Hub: accept its terms there and log in "

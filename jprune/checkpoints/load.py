@@ -4,21 +4,24 @@ import dataclasses
 import functools
 import hashlib
 import os
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from etils import epath
 
 from jprune.checkpoints import hub
+from jprune.checkpoints.abstract import abstract_checkpoint
 from jprune.checkpoints.hf_import import CONFIG, import_huggingface
 from jprune.checkpoints.manifest import EMPTY_RECIPE, MANIFEST, read_manifest
 from jprune.checkpoints.orbax import restore_orbax, save_orbax
+from jprune.checkpoints.peft import ADAPTER, Adapter, Adapters, attach, check_fits, read_adapter
+from jprune.checkpoints.peft_config import ADAPTER_CONFIG
 from jprune.checkpoints.safetensors_io import INDEX, read_headers
-from jprune.checkpoints.tokenizer import load_tokenizer
-from jprune.core.errors import InputError, nearest
-from jprune.core.files import PathLike, as_path, read_json, sha256_file
+from jprune.checkpoints.tokenizer import Tokenizer, load_tokenizer
+from jprune.core.errors import InputError, nearest, unknown
+from jprune.core.files import PathLike, as_path, is_remote, read_json, sha256_file, sha256_json
 from jprune.llama.model import Llama
 
-Form = Literal["huggingface", "orbax"]
+Form = Literal["huggingface", "orbax", "peft"]
 
 # Files by which other Orbax checkpoints are recognised.
 _ORBAX_FILES = ("_CHECKPOINT_METADATA", "_METADATA")
@@ -32,7 +35,7 @@ class Checkpoint:
       llama: the model.
       tokenizer: a `Tokenizer`, or None if the folder has none.
       recipe: the JSON form of how it was made, or None.
-      path: its folder; for a Hub model that of the download.
+      path: its folder; for a Hub model that of the download, for an adapter the adapter's.
       name: the last component of the folder or Hub id, which is also the source of its origins.
     """
 
@@ -48,35 +51,67 @@ class Checkpoint:
         return checkpoint_sha256(self.path)
 
 
-def load(path: PathLike, dtype: Any = None, *, shardings: Any = None) -> Llama:
+def load(
+    path: PathLike, dtype: Any = None, *, shardings: Any = None, adapters: Adapters = "fold"
+) -> Llama:
     """The model at `path`; see `load_checkpoint`."""
-    return load_checkpoint(path, dtype, shardings=shardings).llama
+    return load_checkpoint(path, dtype, shardings=shardings, adapters=adapters).llama
 
 
-def load_checkpoint(path: PathLike, dtype: Any = None, *, shardings: Any = None) -> Checkpoint:
+def load_checkpoint(
+    path: PathLike, dtype: Any = None, *, shardings: Any = None, adapters: Adapters = "fold"
+) -> Checkpoint:
     """The model at `path` with its tokenizer and recipe.
 
     Args:
-      path: a Hugging Face folder, a folder that `save` wrote, or a Hub id (`org/name`).
+      path: a Hugging Face folder, a folder that `save` wrote, the folder of a PEFT LoRA adapter
+        (which is loaded with its base), or a Hub id (`org/name`) of a model or an adapter.
       dtype: of the parameters: None for float32 on CPU and the checkpoint's elsewhere,
         `"checkpoint"` for the checkpoint's, or a dtype or its name. The checkpoint's is one for
         all of a Hugging Face model, which is then loaded bit for bit unless the checkpoint mixes
-        dtypes (the log says what is cast); a folder that `save` wrote keeps every array's own.
-      shardings: where the parameters go, see `placement.by_name`; by default the default device.
+        dtypes (the log says what is cast); a folder that `save` wrote keeps every array's own. An
+        adapter's is its base's.
+      shardings: where the parameters go, see `placement.placement`; by default the ambient
+        mesh (`jax.set_mesh`), without one the default device. For an adapter they are the base's;
+        the factors are replicated.
+      adapters: what becomes of a PEFT adapter: "fold" adds it to its base's kernels in float32
+        and rounds once, which gives a plain model; "keep" makes these kernels `Lora`.
 
     Raises:
       InputError: nothing there, or not a model that jprune can read.
     """
+    if adapters not in get_args(Adapters):
+        raise unknown("value of adapters", adapters, get_args(Adapters))
     folder, name = find(path)
+    if form_of(folder) == "peft":
+        llama = _load_adapted(folder, name, dtype, shardings, adapters)
+        return Checkpoint(llama, find_tokenizer(folder), None, folder, name)
+    llama, recipe = _load_model(folder, name, dtype, shardings)
+    return Checkpoint(llama, load_tokenizer(folder), recipe, folder, name)
+
+
+def _load_model(
+    folder: epath.Path, name: str, dtype: Any, shardings: Any
+) -> tuple[Llama, dict[str, Any] | None]:
+    """A model that is no adapter, and its recipe."""
     if form_of(folder) == "orbax":
         llama = restore_orbax(folder, dtype, shardings=shardings)
-        recipe = read_manifest(folder).get("recipe")
-    else:
-        llama = import_huggingface(folder, dtype, shardings=shardings, source=name)
-        file = folder / "recipe.json"
-        recipe = read_json(file) if file.exists() else None
-        recipe = None if recipe == EMPTY_RECIPE else recipe
-    return Checkpoint(llama, load_tokenizer(folder), recipe, folder, name)
+        return llama, read_manifest(folder).get("recipe")
+    llama = import_huggingface(folder, dtype, shardings=shardings, source=name)
+    file = folder / "recipe.json"
+    recipe = read_json(file) if file.exists() else None
+    return llama, None if recipe == EMPTY_RECIPE else recipe
+
+
+def _load_adapted(
+    folder: epath.Path, name: str, dtype: Any, shardings: Any, adapters: Adapters
+) -> Llama:
+    """An adapter on its base; all of the adapter is checked before the base is read."""
+    adapter = read_adapter(folder)
+    base, base_name = find_base(adapter)
+    check_fits(adapter, abstract_checkpoint(base, name), base_name)
+    llama, _ = _load_model(base, name, dtype, shardings)
+    return attach(adapter, llama, adapters)
 
 
 def save(path: PathLike, llama: Llama, tokenizer: Any = None, recipe: Any = None) -> None:
@@ -99,32 +134,82 @@ def find(path: PathLike) -> tuple[epath.Path, str]:
     return folder, hub.model_name(folder)
 
 
+def find_base(adapter: Adapter) -> tuple[epath.Path, str]:
+    """The local folder of an adapter's base, and the base's name.
+
+    base_model_name_or_path is a path, taken as it is if it is absolute and else from the adapter's
+    folder, that folder's parent or the current directory, whichever has it first; or a hub id.
+
+    Raises:
+      InputError: no such model, or one that is an adapter itself.
+    """
+    settings, folder = adapter.settings, adapter.folder
+    where = f"{folder / ADAPTER_CONFIG}: base_model_name_or_path {settings.base!r}"
+    for root in (folder, folder.parent, as_path(".")):
+        # An absolute path stays what it is.
+        base = as_path(settings.base) if is_remote(settings.base) else root / settings.base
+        if base.is_dir():
+            break
+    else:
+        if not hub.is_hub_id(settings.base):
+            raise InputError(
+                f"{where} is no folder (also not from {folder} or {folder.parent}); edit it to "
+                "the folder of the base model or its hub id"
+            )
+        try:
+            base = hub.download(settings.base, settings.revision)
+        except InputError as error:
+            raise InputError(f"{where}: {error}, and edit base_model_name_or_path") from error
+    if form_of(base) == "peft":
+        raise InputError(
+            f"{where} is an adapter itself; export the base first (jprune export --model={base} "
+            "--out=BASE) and edit base_model_name_or_path to BASE"
+        )
+    return base, hub.model_name(as_path(base).resolve())
+
+
+def model_folder(folder: PathLike) -> epath.Path:
+    """The folder with a model's config and weights: for an adapter its base's, else `folder`."""
+    folder = as_path(folder)
+    return find_base(read_adapter(folder))[0] if form_of(folder) == "peft" else folder
+
+
+def find_tokenizer(folder: PathLike) -> Tokenizer | None:
+    """The tokenizer of a checkpoint folder: an adapter without one has its base's."""
+    folder = as_path(folder)
+    own = load_tokenizer(folder)
+    return own if own or form_of(folder) != "peft" else load_tokenizer(model_folder(folder))
+
+
 def form_of(folder: PathLike) -> Form:
     """Which kind of checkpoint a folder holds. Raises InputError if none that jprune reads."""
     folder = as_path(folder)
     if (folder / MANIFEST).exists():
         return "orbax"
-    if (folder / "adapter_config.json").exists() and not _has_weights(folder):
-        raise InputError(
-            f"{folder} is a PEFT adapter, which is not supported yet; merge it into its base with "
-            "peft (AutoPeftModelForCausalLM.from_pretrained(...).merge_and_unload()"
-            ".save_pretrained(...)) and give the merged model"
-        )
+    if (folder / ADAPTER_CONFIG).exists() and not _has_weights(folder):
+        return "peft"
     if (folder / CONFIG).exists():
         return "huggingface"
     if any((folder / name).exists() for name in (*_ORBAX_FILES, "arrays")):
         read_manifest(folder)  # says what is wrong with it
-    raise InputError(f"{folder} holds no model: expected {CONFIG} with safetensors, or {MANIFEST}")
+    raise InputError(
+        f"{folder} holds no model: expected {CONFIG} with safetensors, "
+        f"{ADAPTER_CONFIG} with {ADAPTER}, or {MANIFEST}"
+    )
 
 
 def checkpoint_sha256(path: PathLike) -> str:
     """SHA-256 over the names and contents of the files that make up a model.
 
     These are config.json and the safetensors (with their index), or jprune.json and the Orbax
-    arrays. The folder's own name does not count. Files are streamed; nothing is cached.
+    arrays; of an adapter the tensors, what its config says of them, and its base's SHA-256. Names
+    and places of folders do not count. Files are streamed; nothing is cached.
     """
     folder, _ = find(path)
-    if form_of(folder) == "orbax":
+    form = form_of(folder)
+    if form == "peft":
+        return _adapter_sha256(folder)
+    if form == "orbax":
         names = {MANIFEST, *read_manifest(folder).get("files", ())}
     else:
         names = {CONFIG, *(tensor.file.name for tensor in read_headers(folder).values())}
@@ -133,6 +218,14 @@ def checkpoint_sha256(path: PathLike) -> str:
     for name in sorted(names):
         digest.update(f"{name} {sha256_file(folder / name)}\n".encode())
     return digest.hexdigest()
+
+
+def _adapter_sha256(folder: epath.Path) -> str:
+    adapter = read_adapter(folder)
+    settings = dataclasses.asdict(adapter.settings)
+    moved = {key: value for key, value in settings.items() if key not in ("base", "revision")}
+    base = checkpoint_sha256(find_base(adapter)[0])
+    return sha256_json({"base": base, "settings": moved, ADAPTER: sha256_file(folder / ADAPTER)})
 
 
 def _has_weights(folder: epath.Path) -> bool:

@@ -92,6 +92,8 @@ def parse_config(values: dict[str, Any]) -> LlamaConfig:
     """The config from its fields."""
     eos = values["eos_token_id"]
     changed = {
+        # Checkpoints from before there were families of which only q, k and v have biases.
+        "output_bias": values.get("output_bias", values["attention_bias"]),
         "rope": Rope(**values["rope"]),
         "eos_token_id": tuple(eos) if isinstance(eos, list) else eos,
     }

@@ -115,7 +115,7 @@ def _front_matter(sources: Sequence[str]) -> str:
 def _summary(llama: Llama, sources: Sequence[str]) -> str:
     size = f"{llama.num_layers} layers, {count_params(llama):,} parameters"
     if not sources:
-        return f"A Llama with {size}."
+        return f"A {llama.config.family} model with {size}."
     base = " and ".join(f"`{source}`" for source in sources)
     text = f"Made from {base} with jprune: {size}."
     origins = [origin for origin in llama.origins if origin is not None]
@@ -137,7 +137,7 @@ def _notes_section(notes: Sequence[str]) -> str:
     if not notes:
         return ""
     lead = (
-        "Stock Llama has no form for a block without attention or feed-forward network. These "
+        "Stock models have no form for a block without attention or feed-forward network. These "
         "sublayers are removed; the files hold them with all projections zero, so that they add "
         "nothing, but still take memory and time:"
     )

@@ -25,14 +25,16 @@ from jprune.checkpoints.manifest import (
     parse_config,
     read_manifest,
 )
-from jprune.checkpoints.placement import SMALLER, by_name, check_room
+from jprune.checkpoints.placement import SMALLER, check_room, placement
 from jprune.checkpoints.tokenizer import write_companions
 from jprune.core.errors import InputError
 from jprune.core.files import PathLike, as_path, is_remote, jsonable, new_dir, write_json
+from jprune.core.processes import is_writer
 from jprune.llama.config import LlamaConfig
 from jprune.llama.kernels import Kernel, Lora, Masked
 from jprune.llama.model import Llama, Origin, Run
 from jprune.llama.names import from_params, named_params
+from jprune.llama.sharding import Placement
 
 
 def save_orbax(path: PathLike, llama: Llama, tokenizer: Any = None, recipe: Any = None) -> None:
@@ -54,7 +56,8 @@ def save_orbax(path: PathLike, llama: Llama, tokenizer: Any = None, recipe: Any 
                 checkpointer.save(folder / ARRAYS, nested(stored))
             write_companions(tokenizer, folder)
             write_json(folder / "recipe.json", recipe or EMPTY_RECIPE)
-            write_json(folder / MANIFEST, make_manifest(llama, recipe, folder))
+            if is_writer():  # the checksums are of what all have written
+                write_json(folder / MANIFEST, make_manifest(llama, recipe, folder))
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error
 
@@ -65,8 +68,8 @@ def restore_orbax(path: PathLike, dtype: Any = None, *, shardings: Any = None) -
     Args:
       path: the folder.
       dtype: of the parameters, see `target_dtype`; `"checkpoint"` keeps every array's own.
-      shardings: where the parameters go, see `placement.by_name`; they need not be those that the
-        model was saved under.
+      shardings: where the parameters go, see `placement.placement`; they need not be those that
+        the model was saved under.
 
     Raises:
       InputError: not such a folder, half-written, damaged, of a newer version, or no room.
@@ -79,9 +82,9 @@ def restore_orbax(path: PathLike, dtype: Any = None, *, shardings: Any = None) -
         for name, entry in manifest["arrays"].items()
     }
     check_files(folder, manifest["files"])
-    sharding = by_name(shardings)
-    check_room(wanted, sharding, folder.name)
-    arrays = _restore_arrays(folder, wanted, sharding)
+    place = placement(shardings, config)
+    check_room(wanted, place, folder.name)
+    arrays = _restore_arrays(folder, wanted, place)
     return rebuild(config, arrays, manifest["wrappers"], manifest["blocks"])
 
 
@@ -107,11 +110,11 @@ def _dtype(own: str, dtype: Any) -> np.dtype:
     return target_dtype(dtype, name) if jnp.issubdtype(name, jnp.floating) else name
 
 
-def _restore_arrays(folder: epath.Path, wanted: dict[str, Any], sharding: Any) -> dict[str, Any]:
+def _restore_arrays(folder: epath.Path, wanted: dict[str, Any], place: Placement) -> dict[str, Any]:
     import orbax.checkpoint as ocp
 
     placed = {
-        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding(name))
+        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place(name, leaf.shape))
         for name, leaf in wanted.items()
     }
     # Orbax has no empty arrays: they are described in the manifest only.

@@ -2,37 +2,76 @@
 
 import collections
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
 from jprune.core.errors import InputError
-from jprune.llama.names import leaf_name
+from jprune.core.mesh import current_mesh
+from jprune.llama.config import LlamaConfig
+from jprune.llama.names import named_params
+from jprune.llama.sharding import Placement, on_mesh
+
+Index = tuple[slice, ...]
 
 # What helps when a model does not fit.
 SMALLER = "use a smaller dtype, a device with more memory, or a smaller model"
 
 
-def by_name(shardings: Any) -> Callable[[str], jax.sharding.Sharding]:
-    """A function from a parameter's name to its sharding.
+def placement(shardings: Any, config: LlamaConfig) -> Placement:
+    """A function from a parameter's name and shape to its sharding.
 
     Args:
-      shardings: one sharding or device for all parameters; a dict by parameter name
-        (`layers.3.self_attn.q_proj.kernel`), the default device for those absent; a `Llama` of
-        shardings; or None, the default device for all.
+      shardings: one sharding or device for all parameters; a mesh, on which they are split by
+        their logical axes; a dict by parameter name (`layers.3.self_attn.q_proj.kernel`), the
+        default device for those absent; a `Llama` of shardings; or None, the ambient mesh
+        (`jax.set_mesh`) and without one the default device.
+      config: of the model.
     """
+    shardings = current_mesh() if shardings is None else shardings
+    if isinstance(shardings, jax.sharding.Mesh):
+        return on_mesh(shardings, config)
     if isinstance(shardings, jax.sharding.Sharding):
-        return lambda name: shardings
+        return lambda name, shape: shardings
     if shardings is None or isinstance(shardings, jax.Device):
         single = jax.sharding.SingleDeviceSharding(shardings or default_device())
-        return lambda name: single
+        return lambda name, shape: single
     if isinstance(shardings, Mapping):
         default = jax.sharding.SingleDeviceSharding(default_device())
-        return lambda name: shardings.get(name, default)
-    leaves, _ = jax.tree_util.tree_flatten_with_path(shardings)
-    return {leaf_name(path): leaf for path, leaf in leaves}.__getitem__
+        return lambda name, shape: shardings.get(name, default)
+    by_name = named_params(shardings)
+    return lambda name, shape: by_name[name]
+
+
+def put(
+    shape: tuple[int, ...],
+    sharding: jax.sharding.Sharding,
+    read: Callable[[Index], np.ndarray],
+) -> jax.Array:
+    """An array whose every part is read once and held only by the devices that it belongs to.
+
+    Waits for the transfer, so that the host's copies can go.
+
+    Args:
+      shape: of the whole array.
+      sharding: where its parts go.
+      read: gives the part at a tuple of slices.
+    """
+    if sharding.is_fully_addressable and len(sharding.device_set) == 1:
+        return jax.block_until_ready(jax.device_put(read((slice(None),) * len(shape)), sharding))
+    parts: dict[tuple[tuple[int, int, int], ...], np.ndarray] = {}
+
+    def part(index: Any) -> np.ndarray:
+        key = tuple(
+            one.indices(size) for one, size in zip(index, shape, strict=True)
+        )  # slices themselves are not hashable before Python 3.12
+        if key not in parts:
+            parts[key] = read(index)
+        return parts[key]
+
+    return jax.block_until_ready(jax.make_array_from_callback(shape, sharding, part))
 
 
 def default_device() -> jax.Device:
@@ -43,19 +82,17 @@ def default_device() -> jax.Device:
 
 def check_room(
     wanted: Mapping[str, jax.ShapeDtypeStruct],
-    sharding: Callable[[str], jax.sharding.Sharding],
+    place: Placement,
     what: str,
 ) -> None:
     """Raises InputError, with the estimate, if parameters do not fit on their devices.
 
     Devices that do not report their memory (CPUs) are not checked.
     """
-    needed: collections.Counter[jax.Device] = collections.Counter()
-    for name, leaf in wanted.items():
-        place = sharding(name)
-        size = math.prod(place.shard_shape(leaf.shape)) * np.dtype(leaf.dtype).itemsize
-        needed.update(dict.fromkeys(place.addressable_devices, size))
-    for device, size in needed.items():
+    parts = [(leaf, place(name, leaf.shape)) for name, leaf in wanted.items()]
+    for device, size in _held(parts).items():
+        if device.process_index != jax.process_index():
+            continue
         free = free_bytes(device)
         if free is not None and size > free:
             raise InputError(
@@ -70,3 +107,26 @@ def free_bytes(device: jax.Device) -> int | None:
     if "bytes_limit" not in stats:
         return None
     return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+
+
+def bytes_per_device(tree: Any, place: Placement | None = None) -> int:
+    """The bytes that the arrays of a tree take on the fullest device.
+
+    Args:
+      tree: arrays, or a Llama of shapes.
+      place: where shapes would go; arrays know it.
+    """
+    if place is None:
+        parts = [(leaf, leaf.sharding) for leaf in jax.tree.leaves(tree)]
+    else:
+        parts = [(leaf, place(name, leaf.shape)) for name, leaf in named_params(tree).items()]
+    return max(_held(parts).values(), default=0)
+
+
+def _held(parts: Iterable[tuple[Any, jax.sharding.Sharding]]) -> collections.Counter[jax.Device]:
+    """The bytes that arrays or shapes take on every device."""
+    held: collections.Counter[jax.Device] = collections.Counter()
+    for leaf, sharding in parts:
+        size = math.prod(sharding.shard_shape(leaf.shape)) * np.dtype(leaf.dtype).itemsize
+        held.update(dict.fromkeys(sharding.device_set, size))
+    return held

@@ -19,6 +19,7 @@ from etils import epath
 from jprune.checkpoints.dtypes import SAFETENSORS_DTYPES, safetensors_name
 from jprune.core.errors import InputError
 from jprune.core.files import PathLike, as_path, is_remote, read_json, write_json
+from jprune.core.processes import is_writer
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -217,6 +218,10 @@ def _write_file(file: epath.Path, tensors: Sequence[PlannedTensor]) -> None:
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the data starts at a multiple of eight bytes
+    if not is_writer():
+        for tensor in tensors:
+            tensor.read()  # gathering a tensor takes all processes
+        return
     with file.open("wb") as stream:
         stream.write(len(text).to_bytes(8, "little"))
         stream.write(text)

@@ -12,11 +12,13 @@ from typing import Any
 import jax
 from absl.flags import FlagValues
 
+from jprune.checkpoints.placement import placement
 from jprune.cli import common, flag, output
 from jprune.cli.parsing import Flags
 from jprune.core.errors import InputError
+from jprune.core.mesh import current_mesh
 from jprune.core.progress import log
-from jprune.llama import Llama, count_params, init, stack
+from jprune.llama import Llama, count_params, init
 from jprune.measure import (
     SHAPES,
     Ceilings,
@@ -55,21 +57,24 @@ def run(flags: Flags) -> int:
     output.check_out_file(flags.out)
     common.one_of(flags, "suite", SUITES)
     llama = _model(flags)
-    device = jax.devices()[0]
+    mesh, device = current_mesh(), jax.devices()[0]
+    devices = mesh.size if mesh else 1
     results = []
     for job in SUITES[flags.suite](llama, seed=flags.seed):
         log.info("measuring: %s", job.name)
         results.append(measure(job, flags.repeats))
     # The ceilings come last: their matrices would count as the jobs' memory.
-    used = peak_bytes(device)
+    used = max((peak_bytes(one) or 0 for one in jax.local_devices()[:devices]), default=0) or None
     ceilings = measure_ceilings(llama.dtype)
-    rows = _rows(flags, results, ceilings, device)
-    print(f"{device.device_kind}, {count(count_params(llama))} parameters, {llama.dtype}")
+    rows = _rows(flags, results, ceilings, device, devices)
+    kind = device.device_kind if devices == 1 else f"{devices} x {device.device_kind}"
+    print(f"{kind}, {count(count_params(llama))} parameters, {llama.dtype}")
     print(_table(rows))
     print(
         f"measured ceilings: {ceilings.flops / 1e12:.4g} TFLOP/s, "
         f"{ceilings.bandwidth / 1e12:.3g} TB/s"
         + (f"; peak memory {used / 2**30:.1f} GiB" if used else "")
+        + (" (of each device)" if devices > 1 else "")
     )
     measured = {"flops": ceilings.flops, "bandwidth": ceilings.bandwidth}
     output.write(
@@ -79,6 +84,7 @@ def run(flags: Flags) -> int:
             "model": flags.shape or flags.model,
             "dtype": str(llama.dtype),
             "ceilings": measured,
+            "devices": devices,
             "peak_bytes": used,
             "jobs": rows,
         },
@@ -87,26 +93,33 @@ def run(flags: Flags) -> int:
 
 
 def _model(flags: Flags) -> Llama:
-    """The model to measure, stacked."""
+    """The model to measure, block by block as loaded."""
     if bool(flags.shape) == bool(flags.model):
         raise InputError("give either --shape=NAME (random weights) or --model=DIR")
     if flags.model:
-        return stack(common.load(flags).llama, consume=True)
+        return common.load(flags).llama
     shape = shape_named(flags.shape)
     dtype = flags.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
     key = jax.random.key(flags.seed)
-    return init(shape.config, shape.num_layers, key, common.as_dtype(dtype), stacked=True)
+    place = placement(None, shape.config)  # the devices of --mesh
+    return init(shape.config, shape.num_layers, key, common.as_dtype(dtype), place=place)
 
 
 def _rows(
-    flags: Flags, results: list[Measurement], ceilings: Ceilings, device: jax.Device
+    flags: Flags,
+    results: list[Measurement],
+    ceilings: Ceilings,
+    device: jax.Device,
+    devices: int,
 ) -> list[dict[str, Any]]:
+    """One row per job. Each of the devices has its share of the job's FLOPs."""
     peak = peak_flops(device)
     targets: dict[str, tuple[float, ...]] = next(
         (
             value
             for (suite, shape, kind), value in TARGETS.items()
-            if (suite, shape) == (flags.suite, flags.shape) and kind in device.device_kind
+            if (suite, shape, devices) == (flags.suite, flags.shape, 1)
+            and kind in device.device_kind
         ),
         {},
     )
@@ -117,8 +130,8 @@ def _rows(
             "slowest": result.slowest,
             "compile_seconds": result.compile_seconds,
             "flops": result.flops,
-            "mfu": result.utilisation(peak),
-            "limit": ceilings.limit(result.flops),
+            "mfu": result.utilisation(peak * devices if peak else None),
+            "limit": ceilings.limit(result.flops // devices),
             **{name: values[at] for name, values in targets.items()},
         }
         for at, result in enumerate(results)

@@ -12,21 +12,41 @@ from jprune.cli.output import say, table
 from jprune.cli.parsing import Flags, unknown_value
 from jprune.core.errors import InputError
 from jprune.core.files import as_path, check_replaceable, is_remote
+from jprune.core.processes import on_writer
 from jprune.llama.model import Llama, count_params
 from jprune.report.tables import change, count
 from jprune.scores import present
 from jprune.transforms import Recipe
 
 FORMATS = ("hf", "orbax")
+MESH = "data:2,fsdp:4,tensor:1"
 
 
 def define_common(flags: FlagValues, out: str) -> None:
-    """Defines --model, --dtype, --seed and --out; `out` says what the last one is."""
-    flag.text(flags, "model", None, "a Hugging Face folder or hub id, or a jprune checkpoint")
+    """Defines the flags that all commands on a model have; `out` says what that one is."""
+    flag.text(
+        flags,
+        "model",
+        None,
+        "a Hugging Face folder or hub id, a PEFT adapter, or a jprune checkpoint",
+    )
     dtypes = ", ".join(PARAMETER_DTYPES)
     flag.text(flags, "dtype", None, f"of the parameters: {dtypes}, or checkpoint: as stored")
     flag.integer(flags, "seed", 0, "of every random choice", at_least=0)
     flag.text(flags, "out", None, out)
+    flag.text(flags, "mesh", None, f"devices that share the work, as in {MESH}; -1: all others")
+    define_distributed(flags)
+
+
+def define_distributed(flags: FlagValues) -> None:
+    """Defines --distributed."""
+    flag.text(
+        flags,
+        "distributed",
+        "auto",
+        "several processes, one for each host, run this command together: on, off, or auto: as "
+        "the environment says (Cloud TPU, Slurm, Open MPI, JAX_COORDINATOR_ADDRESS)",
+    )
 
 
 def define_format(flags: FlagValues) -> None:
@@ -74,7 +94,7 @@ def check_out_folder(flags: Flags) -> None:
         out, model = (Path(p).expanduser().resolve() for p in (flags.out, flags.model))
         if model.exists() and (out == model or out in model.parents):
             raise InputError(f"--out={flags.out} would overwrite the model; give another folder")
-    check_replaceable(flags.out)
+    on_writer(lambda: check_replaceable(flags.out))
 
 
 def save_model(

@@ -85,6 +85,12 @@ def available() -> list[str]:
     return sorted(file.stem for file in folder().glob("*.py") if not file.stem.startswith("_"))
 
 
+def variants(text: str) -> tuple[str, ...]:
+    """The variants that a config file declares in its mapping VARIANTS, the default first."""
+    path, _ = resolve(text)
+    return tuple(getattr(_import(path), "VARIANTS", ()))
+
+
 def resolve(text: str) -> tuple[Path, str | None]:
     """The file that `text` names, and the part after the colon or None."""
     name, colon, argument = text.partition(":")

@@ -24,7 +24,7 @@ COMMANDS = {
     "apply": "rebuild a model from its recipe",
     "eval": "perplexity on one or several data sources",
     "export": "save a model for Hugging Face or as an Orbax checkpoint",
-    "report": "rebuild the report page of a finished run",
+    "report": "rebuild the page of a finished run, or compare several runs in one table",
     "bench": "measure the speed of the methods",
     "demo": "a whole run on the bundled model: no network, a few minutes on a CPU",
 }
@@ -77,16 +77,34 @@ def _dispatch(argv: list[str]) -> int:
     module = _module(name)
 
     if any(arg in ("--help", "-h", "-help") for arg in rest):
-        print(parsing.help_text(name, module))
+        print(parsing.help_text(name, module, rest))
         return FINISHED
     flags = parsing.parse(name, module, rest)
 
     from jprune.core.compilation import enable_compilation_cache
     from jprune.pipeline.interruption import interruptible
 
-    with _shown_log(), interruptible():
+    with _shown_log(), interruptible(), contextlib.ExitStack() as stack:
         enable_compilation_cache()
+        _spread(flags, stack)
         return module.run(flags)
+
+
+def _spread(flags: Any, stack: contextlib.ExitStack) -> None:
+    """Takes its part among several processes and devices, as far as the command has flags for it.
+
+    One process speaks for all: the others keep to errors.
+    """
+    if "distributed" not in flags:
+        return
+    from jprune.core import mesh, processes
+
+    processes.initialise(flags.distributed)
+    if not processes.is_writer():
+        log.setLevel(logging.ERROR)
+        stack.enter_context(contextlib.redirect_stdout(None))
+    if "mesh" in flags:
+        stack.enter_context(mesh.use_mesh(flags.mesh))
 
 
 def _module(name: str) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 from jprune.cli.parsing import Flags
 from jprune.core.errors import InputError
 from jprune.core.files import as_path, write_json
+from jprune.core.processes import on_writer
 from jprune.core.progress import log
 from jprune.core.version import __version__
 from jprune.report.tables import Cell, render
@@ -67,6 +68,10 @@ def check_out_file(out: str | None) -> None:
     """
     if not out:
         return
+    on_writer(lambda: _check_out_file(out))
+
+
+def _check_out_file(out: str) -> None:
     path = as_path(out)
     if path.is_dir():
         raise InputError(f"--out={out} is a folder; give the name of a JSON file")

@@ -84,8 +84,12 @@ def unknown_value(flag: str, value: str, choices: Iterable[str]) -> InputError:
     return InputError(f"unknown value: --{flag}={value}{hint} (one of {', '.join(choices)})")
 
 
-def help_text(name: str, command: Any) -> str:
-    """What the command does, and its flags with their defaults."""
+def help_text(name: str, command: Any, words: Sequence[str] = ()) -> str:
+    """What the command does, and its flags with their defaults; it may have more to say.
+
+    A module with a function `help_text(words, general)` gives the whole text: `words` are the
+    arguments beside --help.
+    """
     flags = _defined(command)
     width = min(shutil.get_terminal_size().columns, 100)
     lines = [inspect.cleandoc(command.__doc__ or name), "", "flags:"]
@@ -95,7 +99,8 @@ def help_text(name: str, command: Any) -> str:
         text = f"{flag.help}{default}"
         lines.append(f"  --{flag.name}{value}")
         lines += textwrap.wrap(text, width, initial_indent=" " * 6, subsequent_indent=" " * 6)
-    return "\n".join(lines)
+    general = "\n".join(lines)
+    return command.help_text(words, general) if hasattr(command, "help_text") else general
 
 
 def _defined(command: Any) -> Flags:

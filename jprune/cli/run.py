@@ -7,9 +7,10 @@ What W already has is not computed again: a run that was stopped goes on, and a 
 only what depends on it. The page is W/report.html, the pruned model W/model.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
-from jprune.cli import configs, flag
+from jprune.cli import common, configs, flag
 from jprune.cli.flag import FlagValues
 from jprune.cli.output import say
 from jprune.cli.parsing import Flags
@@ -22,6 +23,15 @@ def define(flags: FlagValues) -> None:
     configs.define(flags)
     flag.text(flags, "workdir", None, "folder of the results")
     flag.switch(flags, "dry_run", "only say which stages would run, why, and how large all will be")
+    common.define_distributed(flags)
+
+
+def help_text(words: Sequence[str], general: str) -> str:
+    """The general help and the configs; with --config=NAME among the words, that config's keys."""
+    from jprune.cli import config_help
+
+    chosen = [word.partition("=")[2] for word in words if word.startswith("--config=")]
+    return config_help.of_config(chosen[-1]) if chosen else f"{general}\n\n{config_help.overview()}"
 
 
 def run(flags: Flags) -> int:

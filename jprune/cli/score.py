@@ -20,7 +20,6 @@ from jprune.cli.parsing import Flags
 from jprune.core.errors import InputError
 from jprune.core.files import as_path, sha256_array, write_bytes
 from jprune.data import SAMPLES, calibration_windows, check_vocabulary, find_source
-from jprune.llama import stack
 from jprune.report.tables import plus_minus, significant
 from jprune.scores import CRITERIA, DATA_FREE, GRANULARITIES, Scores, options_of, parse_layers
 from jprune.scores import score as compute_scores
@@ -62,8 +61,7 @@ def run(flags: Flags) -> int:
     protected = parse_layers(flags.protect, checkpoint.llama.num_layers)
     ids = _windows(flags, checkpoint) if uses_data else None
     scores = compute_scores(
-        # Scoring wants a stack; made here, it takes the place of the blocks that were loaded.
-        stack(checkpoint.llama, consume=True),
+        checkpoint.llama,
         flags.criterion,
         ids,
         granularity=flags.granularity,
@@ -139,6 +137,7 @@ def _windows(flags: Flags, checkpoint: Checkpoint) -> np.ndarray:
         sample=flags.sample,
         seed=flags.seed,
         data_dir=flags.data_dir,
+        bos=checkpoint.llama.config.bos,
     )
     check_vocabulary(ids, checkpoint.llama.config.vocab_size, flags.data)
     return ids

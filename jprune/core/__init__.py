@@ -18,7 +18,7 @@ from jprune.core.files import (
     write_json,
     write_text,
 )
-from jprune.core.mesh import parse_mesh, partition_spec
+from jprune.core.mesh import parse_mesh, partition_spec, use_mesh
 from jprune.core.progress import log, progress
 from jprune.core.trees import map_named, matches, named_leaves, select
 from jprune.core.version import __version__
@@ -50,6 +50,7 @@ __all__ = [
     "sha256_file",
     "sha256_json",
     "unknown",
+    "use_mesh",
     "write_bytes",
     "write_json",
     "write_text",

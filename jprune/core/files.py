@@ -21,6 +21,7 @@ from etils import epath
 
 from jprune.core import aside
 from jprune.core.errors import InputError
+from jprune.core.processes import is_writer, on_writer
 
 MANIFEST = "jprune_manifest.json"
 
@@ -49,8 +50,11 @@ def is_remote(path: PathLike) -> bool:
 def write_bytes(path: PathLike, data: bytes) -> None:
     """Writes a file so that at every moment `path` holds the old or the new content, whole.
 
-    Parent folders are made. Raises InputError if the file cannot be written.
+    Parent folders are made. Of several processes only the first writes. Raises InputError if the
+    file cannot be written.
     """
+    if not is_writer():
+        return
     path = as_path(path)
     with _input_errors(f"cannot write {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -119,28 +123,37 @@ def new_dir(path: PathLike, overwrite: bool = True) -> Iterator[epath.Path]:
 
     If the block raises, the temporary folder is removed and `path` stays as it was. An existing
     `path` is moved out of the way only once its replacement is complete. On an object store the
-    files are written in place and the manifest marks completion.
+    files are written in place and the manifest marks completion. Several processes get the same
+    folder, each to write what it alone has; it becomes `path` once all of them are done.
 
     Raises:
         InputError: see `check_replaceable`.
     """
     path = as_path(path)
-    check_replaceable(path, overwrite)
+    on_writer(lambda: check_replaceable(path, overwrite))
     if is_remote(path):
         with _remote_dir(path) as folder:
             yield folder
         return
+    unfinished = as_path(on_writer(lambda: os.fspath(_make_aside(path))))
+    try:
+        yield unfinished
+        on_writer(lambda: None)  # all are done
+        on_writer(lambda: _swap_in(unfinished, path))
+    except BaseException:
+        if is_writer():
+            shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+
+
+def _make_aside(path: epath.Path) -> epath.Path:
+    """A new temporary folder beside a local path."""
     with _input_errors(f"cannot write {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         aside.clear_beside(path)
         unfinished = aside.name_for(path, "tmp")
         unfinished.mkdir()
-    try:
-        yield unfinished
-        _swap_in(unfinished, path)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
+    return unfinished
 
 
 def check_replaceable(path: PathLike, overwrite: bool = True) -> None:

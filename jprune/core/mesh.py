@@ -1,10 +1,18 @@
-"""Device meshes and the placement of logical axes on them."""
+"""Device meshes and the placement of logical axes on them.
 
+The mesh is ambient: `use_mesh` sets it for a block of code, and functions inside ask JAX for it
+instead of passing it on. Without a mesh everything runs on one device, as if this module were not.
+"""
+
+import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
-from jax.sharding import AbstractMesh, AxisType, Mesh, PartitionSpec
+import numpy as np
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
 
 from jprune.core.errors import InputError, unknown
 from jprune.core.progress import log
@@ -72,7 +80,7 @@ def partition_spec(
         shape: the array's shape.
         mesh: the devices.
         rules: logical axis to mesh axis or axes.
-        name: the array's name in the log.
+        name: the array's name in the log; without one nothing is logged.
 
     Raises:
         InputError: a logical axis that `rules` does not know.
@@ -87,15 +95,81 @@ def partition_spec(
         if parts == 1:
             spec.append(None)
         elif size % parts:
-            log.info(
-                "%s: axis %s of size %d is replicated: %d devices (%s) do not divide it",
-                *(name, axis, size, parts, "x".join(targets)),
-            )
+            if name:
+                log.info(
+                    "%s: axis %s of size %d is replicated: %d devices (%s) do not divide it",
+                    *(name, axis, size, parts, "x".join(targets)),
+                )
             spec.append(None)
         else:
             used.update(targets)
             spec.append(targets)
     return PartitionSpec(*(t[0] if t and len(t) == 1 else t for t in spec))
+
+
+@contextlib.contextmanager
+def use_mesh(mesh: Mesh | str | None) -> Iterator[None]:
+    """Runs a block on the devices of a mesh, or of what `parse_mesh` makes of a text.
+
+    None is all devices of all processes on the axis fsdp where there are several processes, and
+    the default device, without a mesh, where there is one. A mesh of one device is none.
+
+    Raises:
+        InputError: see `parse_mesh`.
+    """
+    if mesh is None and jax.distributed.is_initialized() and jax.process_count() > 1:
+        mesh = "fsdp:-1"
+    if isinstance(mesh, str):
+        mesh = parse_mesh(mesh)
+    if mesh is None or mesh.size == 1:
+        yield
+        return
+    with jax.set_mesh(mesh):
+        yield
+
+
+def current_mesh() -> Mesh | None:
+    """The ambient mesh, outside jitted functions; None without one."""
+    mesh = jax.sharding.get_mesh()
+    return None if mesh.empty else mesh
+
+
+def batch_parts() -> int:
+    """Over how many groups of devices the ambient mesh splits a batch."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return math.prod(mesh.shape[axis] for axis in _targets("batch", RULES, mesh))
+
+
+def constrain(x: Array, *axes: str | None) -> Array:
+    """`x`, in a jitted function, laid out by its logical `axes`; without a mesh `x` itself.
+
+    An axis that does not divide is left whole, without a word: `x` is no parameter.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return x
+    spec = partition_spec(axes, x.shape, mesh, name="")
+    return jax.lax.with_sharding_constraint(x, spec)
+
+
+def put_batch(batch: np.ndarray) -> Array | np.ndarray:
+    """A batch that every process has, its first axis split over the ambient mesh."""
+    mesh = current_mesh()
+    if mesh is None:
+        return batch
+    axes = ("batch", *(None for _ in batch.shape[1:]))
+    sharding = NamedSharding(mesh, partition_spec(axes, batch.shape, mesh, name=""))
+    return jax.make_array_from_callback(batch.shape, sharding, batch.__getitem__)
+
+
+def paced(x: Any) -> Any:
+    """`x`, waited for where the mesh is of simulated devices.
+
+    Those share one pool of threads: with many programs in flight, each waiting for parts of the
+    others, they end in a deadlock. Real devices take their programs in order, each by itself.
+    """
+    mesh = current_mesh()
+    return jax.block_until_ready(x) if mesh and mesh.devices.flat[0].platform == "cpu" else x
 
 
 def _parse_sizes(text: str) -> dict[str, int]:

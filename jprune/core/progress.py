@@ -24,6 +24,9 @@ def progress(
       total: number of items; taken from `len(iterable)` where it has one.
       unit: the name of one item.
     """
+    if not log.isEnabledFor(logging.WARNING):  # another process speaks for this one
+        yield from iterable
+        return
     if total is None and isinstance(iterable, Sized):
         total = len(iterable)
     if sys.stderr.isatty():

@@ -10,9 +10,9 @@ from jaxtyping import Int
 from jprune.core import InputError, log, unknown
 from jprune.data.sampling import shuffled
 from jprune.data.sources import Source, documents, find_source, token_windows
+from jprune.llama.config import Bos
 
 Sample = Literal["documents", "stream", "first"]
-Bos = Literal["first", "every", "none"]
 SAMPLES: tuple[str, ...] = get_args(Sample)
 _BOS: tuple[str, ...] = get_args(Bos)
 
@@ -46,8 +46,9 @@ def calibration_windows(
     sample: str = "documents",
     seed: int = 0,
     data_dir: str | None = None,
+    bos: str = "none",
 ) -> Windows:
-    r"""Token windows for calibration, drawn with a seeded generator; no BOS is added.
+    r"""Token windows for calibration, drawn with a seeded generator.
 
     Args:
       source: a data source string; of a known name the train split. `file.npz:key` is used exactly
@@ -63,10 +64,12 @@ def calibration_windows(
         first consecutive windows of the joined text.
       seed: seed of every draw.
       data_dir: see `jprune.data.sources.find_source`.
+      bos: "every": each window is BOS and `window_length` - 1 tokens of the text, for models that
+        are lost without (`LlamaConfig.bos`). Otherwise a window begins where it was drawn.
 
     Raises:
-      InputError: too few windows (with how many there are), an unknown `sample`, or a source that
-        cannot be read.
+      InputError: too few windows (with how many there are), an unknown `sample` or `bos`, a
+        tokenizer without BOS where it is asked for, or a source that cannot be read.
     """
     found = _found(source, "calibration", data_dir)
     if found.is_tokens:
@@ -79,7 +82,18 @@ def calibration_windows(
     _check_sizes(num_windows, window_length)
     if seed < 0:
         raise InputError(f"seed must not be negative, but is {seed}")
+    _check_bos(bos, window_length)
     encode = _encoder(tokenizer, found)
+    if bos == "every":
+        start = _bos(tokenizer)
+        drawn = _drawn(found, encode, num_windows, window_length - 1, sample, seed)
+        return np.insert(drawn, 0, start, axis=1)
+    return _drawn(found, encode, num_windows, window_length, sample, seed)
+
+
+def _drawn(
+    found: Source, encode, num_windows: int, window_length: int, sample: str, seed: int
+) -> Windows:
     if sample == "documents":
         return _from_documents(found, encode, num_windows, window_length, seed)
     needed = num_windows * window_length if sample == "first" else None
@@ -131,11 +145,8 @@ def evaluation_windows(
         ids = token_windows(found)
         _check_count(len(ids), num_windows or 1, ids.shape[1], found)
         return ids[:limit]
-    if bos not in _BOS:
-        raise unknown("bos", bos, _BOS)
     _check_sizes(1, window_length)
-    if bos == "every" and window_length < 2:
-        raise InputError("a window that starts with BOS needs at least 2 tokens")
+    _check_bos(bos, window_length)
     encode = _encoder(tokenizer, found)
     start = [] if bos == "none" else [_bos(tokenizer)]
     per_window = window_length - (bos == "every")
@@ -168,6 +179,13 @@ def _check_sizes(num_windows: int, window_length: int) -> None:
         raise InputError(
             f"number and length of windows must be at least 1, not {num_windows} x {window_length}"
         )
+
+
+def _check_bos(bos: str, window_length: int) -> None:
+    if bos not in _BOS:
+        raise unknown("bos", bos, _BOS)
+    if bos == "every" and window_length < 2:
+        raise InputError("a window that starts with BOS needs at least 2 tokens")
 
 
 def _encoder(tokenizer: Tokenizer | None, source: Source):

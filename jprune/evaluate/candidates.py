@@ -1,11 +1,11 @@
-"""The loss of many models cut from one stack, every shared prefix computed once.
+"""The loss of many models cut from one, every shared prefix computed once.
 
 Leaving out each of L blocks in turn runs L (L - 1) blocks if every candidate runs by itself. But
-candidate i agrees with the full model up to block i: walking down the stack with all candidates at
-once, a candidate is forked from the full model's residual stream where it first differs, and only
-L (L + 1) / 2 blocks run, each block's weights being fetched once for all candidates.
+candidates that agree up to block i share the residual stream there: walking down the model with all
+candidates at once, only L (L + 1) / 2 blocks run, and several candidates share a matrix product.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -13,109 +13,121 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from jprune.core.mesh import batch_parts, paced
 from jprune.evaluate.batches import map_batches, window_batch_size
-from jprune.llama.forward import context, embed
+from jprune.llama.blockwise import ends, start
+from jprune.llama.forward import Context, apply_block, residual
+from jprune.llama.kernels import ArrayLike, fold_kernels
 from jprune.llama.loss import token_nll
-from jprune.llama.model import Llama, anonymous
-from jprune.llama.virtual import Plan, gated_block, source_block
+from jprune.llama.model import Block, Llama, anonymous
+from jprune.llama.stack import single_blocks
 
 # Residual streams held at a time, over all candidates.
 MAX_STATE_BYTES = 2**31
+# Tokens per matrix product, over candidates: enough to fill the device's matrix units.
+TOKENS_PER_PRODUCT = {"cpu": 2048}
+DEFAULT_TOKENS_PER_PRODUCT = 5120
+
+States = Sequence[Float[Array, "batch length hidden"]]
 
 
 def candidate_nll(
     llama: Llama,
-    plan: Plan,
-    gates: Bool[np.ndarray, "candidates steps 2"],
+    gates: Bool[np.ndarray, "candidates layers 2"],
     ids: Int[np.ndarray, "windows length"],
     *,
-    capacity: int | None = None,
     batch_size: int | None = None,
 ) -> Float[np.ndarray, "candidates windows"]:
     """Mean next-token NLL of each window under each candidate, in nats per token, float32.
 
-    Candidate c runs, at step s of `plan`, the attention of layer plan.layer[s] if gates[c, s, 0]
-    and its MLP if gates[c, s, 1]; `plan`'s own gates are the model from which candidates fork, and
-    the more of a prefix a candidate has in common with it, the less it costs.
+    Candidate c runs the attention of block l if gates[c, l, 0] and its MLP if gates[c, l, 1]. The
+    longer the prefixes that candidates have in common, the less they cost. Programs are compiled
+    for kinds of blocks, whatever the number of candidates and the depth.
 
     Args:
-      llama: a virtual model, see `jprune.llama.virtual.virtual`.
-      plan: the model that candidates are compared with.
-      gates: which sublayers each candidate runs; `plan_gates(plan)` is `plan` itself.
+      llama: a model in any form; what it lacks stays away, whatever the gates.
+      gates: which sublayers each candidate runs.
       ids: token windows.
-      capacity: calls of equal capacity share one compiled program, as long as they have no more
-        candidates than this.
       batch_size: windows per step; by default what suits the device.
     """
-    start = first_difference(plan, gates)
-    order = np.argsort(start, kind="stable")
     batch_size = batch_size or window_batch_size(ids.shape, llama)
     state_bytes = batch_size * ids.shape[1] * llama.embed.shape[1] * llama.embed.dtype.itemsize
     limit = max(1, MAX_STATE_BYTES // state_bytes)
-    capacity = min(limit, max(capacity or 0, len(gates)))
+    # In lexical order, so that those who share a prefix are in one group.
+    order = np.lexsort(gates.reshape(len(gates), -1).T[::-1])
     llama = anonymous(llama)
     nll = np.empty((len(gates), len(ids)), np.float32)
-    for first in range(0, len(gates), capacity):
-        group = order[first : first + capacity]
-        padded = np.pad(group, (0, capacity - len(group)), mode="edge")
+    for first in range(0, len(gates), limit):
+        group = order[first : first + limit]
         batches = map_batches(
-            partial(_frontier, llama, plan, gates[padded], start[padded], len(group)),
+            partial(_group_nll, llama, gates[group]),
             ids,
             batch_size,
             f"NLL of {len(group)} candidates",
         )
-        nll[group] = np.concatenate(batches, axis=1)[: len(group), : len(ids)]
+        nll[group] = np.concatenate(batches, axis=1)[:, : len(ids)]
     return nll
 
 
-def plan_gates(plan: Plan) -> Bool[np.ndarray, "steps 2"]:
-    """The gates of `plan`, attention and MLP per step."""
-    return np.stack([np.asarray(plan.attn), np.asarray(plan.mlp)], axis=-1)
+def _group_nll(
+    llama: Llama,
+    gates: Bool[np.ndarray, "candidates layers 2"],
+    ids: Int[ArrayLike, "batch length"],
+) -> Float[Array, "candidates batch"]:
+    width = _width(ids.size)
+    first, ctx = start(ends(llama), ids)
+    states = [first]
+    at = np.zeros(len(gates), int)  # the state that each candidate is in
+    for block, on in zip(single_blocks(llama), np.moveaxis(gates, 1, 0), strict=True):
+        on = on & (block.attn is not None, block.mlp is not None)
+        # Candidates part where they run different sublayers on the same state.
+        branches, at = np.unique(np.column_stack([at, on]), axis=0, return_inverse=True)
+        at = at.reshape(-1)
+        states = [states[origin] for origin in branches[:, 0]]
+        block = fold_kernels(block)
+        for attn, mlp in ((True, True), (True, False), (False, True)):
+            part = _sublayers(block, attn, mlp)
+            members = np.flatnonzero((branches[:, 1:] == (attn, mlp)).all(axis=1))
+            for chosen in _in_groups(members, width):
+                after = paced(_advance(part, tuple(states[i] for i in chosen), ctx))
+                for i, state in zip(chosen, after, strict=True):
+                    states[i] = state
+    nll = [_mean_nll(ends(llama), state, ids) for state in states]
+    return jnp.stack([nll[i] for i in at])
 
 
-def first_difference(
-    plan: Plan, gates: Bool[np.ndarray, "candidates steps 2"]
-) -> Int[np.ndarray, " candidates"]:
-    """The first step at which each candidate differs from `plan`; the number of steps if none."""
-    differs = (gates != plan_gates(plan)).any(axis=-1)
-    return np.where(differs.any(axis=-1), differs.argmax(axis=-1), differs.shape[-1])
+def _width(tokens: int) -> int:
+    """How many candidates share a product where a state has so many tokens."""
+    most = TOKENS_PER_PRODUCT.get(jax.default_backend(), DEFAULT_TOKENS_PER_PRODUCT)
+    return max(1, batch_parts() * most // tokens)
+
+
+def _sublayers(block, attn: bool, mlp: bool) -> Block:
+    """`block`, a Block, with only the sublayers that are on, and no origin."""
+    block = block.replace(origin=None)
+    block = block if attn else block.replace(attn_norm=None, attn=None)
+    return block if mlp else block.replace(mlp_norm=None, mlp=None)
+
+
+def _in_groups(members: np.ndarray, width: int) -> list[np.ndarray]:
+    """Groups of `width` and the rest one by one: two sizes to compile for, and no filling."""
+    whole = len(members) // width * width
+    return [*members[:whole].reshape(-1, width), *members[whole:].reshape(-1, 1)]
 
 
 @jax.jit
-def _frontier(
-    llama: Llama,
-    plan: Plan,
-    gates: Bool[Array, "capacity steps 2"],
-    start: Int[Array, " capacity"],
-    count: Int[Array, ""],
-    ids: Int[Array, "batch length"],
-) -> Float[Array, "capacity batch"]:
-    """NLL per window of the first `count` candidates, which are sorted by `start`."""
-    ctx = context(llama.config, ids.shape[1])
-    base = embed(llama, ids)
-    states = jnp.zeros((len(gates), *base.shape), base.dtype)
-    steps = len(plan.layer)
-    # How many candidates have left the base after each step: they come first.
-    live = jnp.minimum(jnp.searchsorted(start, jnp.arange(steps), side="right"), count)
+def _advance(block: Block, states: States, ctx: Context) -> States:
+    """Each state after the block, all in one product."""
+    if len(states) == 1:
+        return (apply_block(block, states[0], ctx),)
+    # Windows outermost: on a mesh they are what is split.
+    h = jnp.stack(states, axis=1)
+    after = apply_block(block, residual(h.reshape(-1, *h.shape[2:])), ctx).reshape(h.shape)
+    return tuple(residual(after[:, i]) for i in range(len(states)))
 
-    def step(carry, row):
-        base, states = carry
-        index, entry, live = row
-        block = source_block(llama, entry.layer)
 
-        def advance(j, states):
-            h = jnp.where(start[j] == index, base, states[j])
-            h = gated_block(block, h, ctx, gates[j, index, 0], gates[j, index, 1])
-            return states.at[j].set(h)
-
-        states = jax.lax.fori_loop(0, live, advance, states)
-        return (gated_block(block, base, ctx, entry.attn, entry.mlp), states), None
-
-    (base, states), _ = jax.lax.scan(step, (base, states), (jnp.arange(steps), plan, live))
-
-    def finish(j, nll):
-        h = jnp.where(start[j] == steps, base, states[j])
-        return nll.at[j].set(token_nll(llama, h[:, :-1], ids[:, 1:]).mean(axis=-1))
-
-    empty = jnp.zeros((len(gates), len(ids)), jnp.float32)
-    return jax.lax.fori_loop(0, count, finish, empty)
+@jax.jit
+def _mean_nll(
+    llama: Llama, h: Float[Array, "batch length hidden"], ids: Int[ArrayLike, "batch length"]
+) -> Float[Array, " batch"]:
+    return token_nll(llama, h[:, :-1], ids[:, 1:]).mean(axis=-1)

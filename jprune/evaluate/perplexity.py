@@ -9,13 +9,13 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jprune.checkpoints.placement import free_bytes
+from jprune.checkpoints.placement import bytes_per_device, free_bytes
 from jprune.core import InputError, log
 from jprune.data import Tokenizer, check_vocabulary, evaluation_windows, find_source
-from jprune.evaluate.batches import map_batches, window_batch_size
+from jprune.evaluate.batches import even, map_batches, window_batch_size
 from jprune.evaluate.protocol import Protocol, preset
 from jprune.llama.loss import next_token_nll
-from jprune.llama.model import Llama, anonymous, count_bytes
+from jprune.llama.model import Llama, anonymous
 from jprune.llama.stack import stack
 
 _MAX_CPU_STACK = 4 * 2**30  # bytes
@@ -113,7 +113,7 @@ def summarise(nll: Float[np.ndarray, " windows"], tokens_per_window: int) -> Per
 def default_batch_size(num_windows: int, window_length: int, llama: Llama) -> int:
     """What suits the device, spread over the batches so that little of the last is filling."""
     most = window_batch_size((num_windows, window_length), llama)
-    return -(-num_windows // -(-num_windows // most))
+    return even(-(-num_windows // -(-num_windows // most)))
 
 
 def for_evaluation(llama: Llama) -> Llama:
@@ -121,7 +121,7 @@ def for_evaluation(llama: Llama) -> Llama:
 
     The stack is a second copy of the blocks: it is made only where it fits easily.
     """
-    return stack(llama) if _has_room(count_bytes(llama.blocks)) else llama
+    return stack(llama) if _has_room(bytes_per_device(llama.blocks)) else llama
 
 
 def evaluation_sets(

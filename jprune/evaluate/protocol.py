@@ -47,7 +47,7 @@ PROTOCOLS = {
 
 
 def preset(name: str, config: LlamaConfig) -> Protocol:
-    """A preset of PROTOCOLS for a model: windows no longer than its maximum.
+    """A preset of PROTOCOLS for a model: windows no longer than its maximum, BOS as it needs it.
 
     Raises InputError for an unknown name.
     """
@@ -55,4 +55,4 @@ def preset(name: str, config: LlamaConfig) -> Protocol:
         raise unknown("protocol", name, PROTOCOLS)
     chosen = PROTOCOLS[name]
     length = min(chosen.window_length, config.max_position_embeddings)
-    return dataclasses.replace(chosen, window_length=length)
+    return dataclasses.replace(chosen, window_length=length, bos=config.bos)

@@ -1,13 +1,16 @@
 """Causal grouped-query attention, behind one dispatcher."""
 
+from functools import partial
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-IMPLEMENTATIONS = ("auto", "xla", "cudnn")
-Resolved = Literal["xla", "cudnn"]
+from jprune.llama.splash import splash_attention
+
+IMPLEMENTATIONS = ("auto", "xla", "cudnn", "splash")
+Resolved = Literal["xla", "cudnn", "splash"]
 
 # From this length on flash attention is taken: the scores of a window, which it keeps out of device
 # memory, grow with the square of the length. The best place for the change is not measured yet.
@@ -16,16 +19,36 @@ FLASH_LENGTH = 256
 FLASH_MULTIPLE = 64
 # cuDNN takes head widths that are multiples of 8, up to 128 on every card it runs on.
 FLASH_HEAD_MULTIPLE, FLASH_MAX_HEAD = 8, 128
+# The same on TPUs: one tile of splash attention. Not measured yet either.
+SPLASH_LENGTH = 512
+# Their matrix units do not take what the kernel gives them.
+OLD_TPUS = ("TPU v2", "TPU v3")
 
 
 def resolve(implementation: str, length: int, head_dim: int, dtype) -> Resolved:
     """The implementation that `attend` runs; 'auto' goes by device, length, head width, dtype."""
+    if implementation == "cudnn":
+        return "cudnn"
+    if implementation == "splash":
+        return "splash"
     if implementation != "auto":
-        return "cudnn" if implementation == "cudnn" else "xla"
+        return "xla"
+    platform, kind = _target()
+    if platform == "tpu":
+        return "splash" if length >= SPLASH_LENGTH and kind not in OLD_TPUS else "xla"
     half = dtype in (jnp.bfloat16, jnp.float16)
     fits = head_dim % FLASH_HEAD_MULTIPLE == 0 and head_dim <= FLASH_MAX_HEAD
     flash = _has_flash() and half and fits and length >= FLASH_LENGTH
     return "cudnn" if flash else "xla"
+
+
+def _target() -> tuple[str, str]:
+    """Platform and kind of the devices that run the program: the ambient mesh's or the default."""
+    # A mesh may be of devices that are not here, to compile ahead of time for them.
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    if device is None:
+        return jax.default_backend(), jax.devices()[0].device_kind
+    return device.platform, device.device_kind
 
 
 def _has_flash() -> bool:
@@ -42,27 +65,55 @@ def attend(
     k: Float[Array, "batch length kv_heads head_dim"],
     v: Float[Array, "batch length kv_heads head_dim"],
     implementation: str = "auto",
+    window: int | None = None,
 ) -> Float[Array, "batch length heads head_dim"]:
     """softmax(q k^T / sqrt(head_dim) + causal mask) v, each kv head serving heads / kv_heads heads.
 
-    The softmax is in float32. Lengths that flash attention does not take are padded at the end,
+    With a sliding `window` (Mistral) position i sees positions i - window + 1 to i, else all up to
+    i. The softmax is in float32. Lengths that flash attention does not take are padded at the end,
     which a causal mask makes invisible to the positions that are kept.
     """
     length = q.shape[1]
     resolved = resolve(implementation, length, q.shape[-1], q.dtype)
-    if resolved == "xla":
-        return plain_attention(q, k, v)
+    if resolved == "cudnn":
+        return _cudnn(q, k, v, window)
+    splash = partial(splash_attention, window=window)
+    if resolved == "splash":
+        return splash(q, k, v)
+    plain = partial(plain_attention, window=window)
+    if implementation == "auto" and length >= SPLASH_LENGTH and _may_be_for_tpu():
+        return jax.lax.platform_dependent(q, k, v, tpu=splash, default=plain)
+    return plain(q, k, v)
+
+
+def _cudnn(q: Array, k: Array, v: Array, window: int | None) -> Array:
+    length = q.shape[1]
     pad = -length % FLASH_MULTIPLE
     if pad:
         q, k, v = (jnp.pad(x, ((0, 0), (0, pad), (0, 0), (0, 0))) for x in (q, k, v))
-    out = jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation=resolved)
+    reach = _reach(window, length)
+    out = jax.nn.dot_product_attention(
+        q, k, v, is_causal=True, local_window_size=reach, implementation="cudnn"
+    )
     return out[:, :length]
+
+
+def _may_be_for_tpu() -> bool:
+    """Whether only lowering knows: a CPU and no mesh is also how programs are compiled for TPUs."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh.abstract_device is None and jax.default_backend() == "cpu"
+
+
+def _reach(window: int | None, length: int) -> tuple[int, int] | None:
+    """How many positions before and after its own one sees; None where the window cuts nothing."""
+    return None if window is None or window >= length else (window - 1, 0)
 
 
 def plain_attention(
     q: Float[Array, "batch length heads head_dim"],
     k: Float[Array, "batch length kv_heads head_dim"],
     v: Float[Array, "batch length kv_heads head_dim"],
+    window: int | None = None,
 ) -> Float[Array, "batch length heads head_dim"]:
     """`attend` by two matrix products through XLA, for any device and length."""
     dtype = q.dtype
@@ -70,6 +121,9 @@ def plain_attention(
         # XLA has no half-precision product with float32 accumulation on CPUs.
         q, k, v = (x.astype(jnp.float32) for x in (q, k, v))
     precision = "highest" if q.dtype == jnp.float32 else "default"
+    reach = _reach(window, q.shape[1])
     with jax.default_matmul_precision(precision):
-        out = jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="xla")
+        out = jax.nn.dot_product_attention(
+            q, k, v, is_causal=True, local_window_size=reach, implementation="xla"
+        )
     return out.astype(dtype)

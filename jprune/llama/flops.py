@@ -11,11 +11,13 @@ def kernel_params(kernel: Kernel) -> int:
     return kernel.shape[-2] * kernel.shape[-1]
 
 
-def block_flops(block: Block, length: int) -> int:
+def block_flops(block: Block, length: int, sliding_window: int | None = None) -> int:
     """FLOPs per token of one block in windows of `length` tokens.
 
-    2 per weight of each linear, plus 4 * (length + 1) / 2 * width of the queries for the two
-    products of causal attention, each position seeing (length + 1) / 2 others on average.
+    2 per weight of each linear, plus 4 * seen * width of the queries for the two products of causal
+    attention. A position sees min(i, w) others in a sliding window of w, all i before it without
+    one: on average seen = w (length - (w - 1) / 2) / length, which is (length + 1) / 2 for
+    w = length.
     """
     total = 0
     if block.attn is not None:
@@ -24,7 +26,8 @@ def block_flops(block: Block, length: int) -> int:
         query = attn.q.kernel
         while isinstance(query, Lora | Masked):
             query = query.kernel
-        total += 2 * (length + 1) * query.shape[-1]
+        window = min(length, sliding_window or length)
+        total += 2 * window * (2 * length - window + 1) * query.shape[-1] // length
     if block.mlp is not None:
         mlp = block.mlp
         total += 2 * sum(kernel_params(part.kernel) for part in (mlp.gate, mlp.up, mlp.down))
@@ -41,8 +44,6 @@ def forward_flops(llama: Llama, tokens: int, length: int) -> int:
     """FLOPs of a forward pass over `tokens` tokens in windows of `length`, head included."""
     per_token = head_flops(llama)
     for part in llama.blocks:
-        if isinstance(part, Run):
-            per_token += len(part) * block_flops(part.block, length)
-        else:
-            per_token += block_flops(part, length)
+        block, count = (part.block, len(part)) if isinstance(part, Run) else (part, 1)
+        per_token += count * block_flops(block, length, llama.config.sliding_window)
     return tokens * per_token

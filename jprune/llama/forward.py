@@ -1,5 +1,6 @@
 """The forward pass, as functions over the tree; tuple and stacked forms alike."""
 
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import jax
@@ -7,11 +8,18 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int, Key
 
+from jprune.core.mesh import constrain
 from jprune.llama.attention import attend
 from jprune.llama.config import LlamaConfig
 from jprune.llama.kernels import ArrayLike, Lora, Masked, linear, matmul
 from jprune.llama.model import Block, Linear, Llama, Run
 from jprune.llama.rope import apply_rope, rope_table
+
+ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
+    "silu": jax.nn.silu,
+    "gelu": partial(jax.nn.gelu, approximate=False),
+    "gelu_pytorch_tanh": partial(jax.nn.gelu, approximate=True),
+}
 
 
 @struct.dataclass
@@ -23,23 +31,39 @@ class Context:
     head_dim: int = struct.field(pytree_node=False)
     eps: float = struct.field(pytree_node=False)
     attention: str = struct.field(pytree_node=False, default="auto")
+    window: int | None = struct.field(pytree_node=False, default=None)
+    norm_offset: float = struct.field(pytree_node=False, default=0.0)
+    activation: str = struct.field(pytree_node=False, default="silu")
 
 
 def context(config: LlamaConfig, length: int, attention: str = "auto") -> Context:
     """The context of a pass over windows of `length` tokens."""
     cos, sin = rope_table(config.rope, config.head_dim, length)
-    return Context(cos, sin, config.head_dim, config.rms_norm_eps, attention)
+    return Context(
+        *(cos, sin, config.head_dim, config.rms_norm_eps, attention),
+        window=config.sliding_window,
+        norm_offset=config.norm_offset,
+        activation=config.hidden_act,
+    )
 
 
 def rms_norm(
-    x: Float[Array, "... hidden"], weight: Float[Array, " hidden"], eps: float
+    x: Float[Array, "... hidden"],
+    weight: Float[Array, " hidden"],
+    eps: float,
+    offset: float = 0.0,
 ) -> Float[Array, "... hidden"]:
-    """weight * x / sqrt(mean(x^2) + eps), the quotient in float32 and rounded to x's dtype.
+    """(offset + weight) * x / sqrt(mean(x^2) + eps), the quotient in float32.
+
+    Without an offset the quotient is rounded to x's dtype before it is multiplied, with one the
+    product is: so were the models trained that have the one or the other.
 
     Reference: Zhang and Sennrich, RMSNorm (arXiv 1910.07467), equation 4.
     """
     wide = x.astype(jnp.float32)
     wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
+    if offset:
+        return ((offset + weight.astype(jnp.float32)) * wide).astype(x.dtype)
     return weight * wide.astype(x.dtype)
 
 
@@ -57,7 +81,21 @@ def embed(
     llama: Llama, ids: Int[ArrayLike, "*batch length"]
 ) -> Float[Array, "*batch length hidden"]:
     """Token embeddings: what the first block reads."""
-    return llama.embed[ids]
+    # Looking up in a table that is split by vocabulary alone moves no activations of other windows.
+    h = constrain(llama.embed, "vocab", None)[ids]
+    if llama.config.scale_embeddings:
+        h = h * jnp.asarray(llama.config.hidden_size**0.5, h.dtype)  # rounded, as trained
+    return residual(h)
+
+
+def residual(h: Float[Array, "*batch length hidden"]) -> Float[Array, "*batch length hidden"]:
+    """A residual stream as it lies on a mesh: windows apart, each one's numbers together.
+
+    Said after every block, so that weights that are split over the same devices as the batch are
+    gathered for their product, and not the activations.
+    """
+    axes = (*(None for _ in h.shape[:-3]), "batch", None, None)
+    return constrain(h, *axes[-h.ndim :])
 
 
 def attention_out(
@@ -69,12 +107,16 @@ def attention_out(
     """What the block's attention adds to the residual stream `h`."""
     attn = block.attn
     q_key, k_key, v_key, o_key = _keys(key, 4)
-    x = rms_norm(h, block.attn_norm, ctx.eps)
+    x = rms_norm(h, block.attn_norm, ctx.eps, ctx.norm_offset)
     heads = x.shape[:2] + (-1, ctx.head_dim)
-    q = apply_rope(affine(x, attn.q, q_key).reshape(heads), ctx.cos, ctx.sin)
-    k = apply_rope(affine(x, attn.k, k_key).reshape(heads), ctx.cos, ctx.sin)
-    v = affine(x, attn.v, v_key).reshape(heads)
-    out = attend(q, k, v, ctx.attention)
+    q, k, v = (
+        affine(x, layer, one).reshape(heads)
+        for layer, one in ((attn.q, q_key), (attn.k, k_key), (attn.v, v_key))
+    )
+    if attn.q_norm is not None:
+        q, k = rms_norm(q, attn.q_norm, ctx.eps), rms_norm(k, attn.k_norm, ctx.eps)
+    q, k = apply_rope(q, ctx.cos, ctx.sin), apply_rope(k, ctx.cos, ctx.sin)
+    out = attend(q, k, v, ctx.attention, ctx.window)
     return affine(out.reshape(*x.shape[:2], -1), attn.o, o_key)
 
 
@@ -87,8 +129,9 @@ def mlp_out(
     """What the block's feed-forward network adds to the residual stream `h`."""
     mlp = block.mlp
     gate_key, up_key, down_key = _keys(key, 3)
-    x = rms_norm(h, block.mlp_norm, ctx.eps)
-    hidden = jax.nn.silu(affine(x, mlp.gate, gate_key)) * affine(x, mlp.up, up_key)
+    x = rms_norm(h, block.mlp_norm, ctx.eps, ctx.norm_offset)
+    activation = ACTIVATIONS[ctx.activation]
+    hidden = activation(affine(x, mlp.gate, gate_key)) * affine(x, mlp.up, up_key)
     return affine(hidden, mlp.down, down_key)
 
 
@@ -104,7 +147,7 @@ def apply_block(
         h = h + attention_out(block, h, ctx, attn_key)
     if block.mlp is not None:
         h = h + mlp_out(block, h, ctx, mlp_key)
-    return h
+    return residual(h)
 
 
 def run_blocks(
@@ -151,7 +194,7 @@ def hidden_states(
 
 def unembed(llama: Llama, h: Float[Array, "... length hidden"]) -> Float[Array, "... length vocab"]:
     """Float32 logits of the residual stream after the last block: final norm, then the head."""
-    x = rms_norm(h, llama.final_norm, llama.config.rms_norm_eps)
+    x = rms_norm(h, llama.final_norm, llama.config.rms_norm_eps, llama.config.norm_offset)
     kernel = llama.embed.T if llama.lm_head is None else llama.lm_head.kernel
     if isinstance(kernel, Lora | Masked):
         return linear(x, kernel).astype(jnp.float32)

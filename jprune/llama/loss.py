@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jprune.llama.forward import hidden_states, unembed
+from jprune.core.mesh import batch_parts
+from jprune.llama.forward import hidden_states, residual, unembed
 from jprune.llama.kernels import ArrayLike
 from jprune.llama.model import Llama
 
-# Logits held at a time: 2^25 float32 are 128 MiB, enough rows to keep a matrix unit busy.
+# Logits held at a time by a device: 2^25 float32 are 128 MiB, enough rows to fill a matrix unit.
 MAX_LOGITS = 2**25
 
 
@@ -22,24 +23,27 @@ def token_nll(
       h: the residual stream after the last block.
       targets: the token each position should predict.
     """
-    rows, hidden = targets.size, h.shape[-1]
-    count = -(-rows * llama.embed.shape[0] // MAX_LOGITS)
-    chunk = -(-rows // count)
-    pad = count * chunk - rows
-    flat_h = jnp.pad(h.reshape(rows, hidden), ((0, pad), (0, 0))).reshape(-1, chunk, hidden)
-    flat_targets = jnp.pad(targets.reshape(rows), (0, pad)).reshape(-1, chunk)
+    batch, length = targets.shape
+    most = MAX_LOGITS * batch_parts()
+    # In pieces of the length, not of the batch: on a mesh every device has a part of each piece.
+    count = min(length, -(-targets.size * llama.embed.shape[0] // most))
+    chunk = -(-length // count)
+    pad = count * chunk - length
 
     def one_chunk(args):
         h_chunk, target_chunk = args
-        logits = unembed(llama, h_chunk)
-        picked = jnp.take_along_axis(logits, target_chunk[:, None], axis=-1)[:, 0]
+        logits = unembed(llama, residual(h_chunk))
+        picked = jnp.take_along_axis(logits, target_chunk[..., None], axis=-1)[..., 0]
         return jax.nn.logsumexp(logits, axis=-1) - picked
 
     if count == 1:
-        return one_chunk((flat_h[0], flat_targets[0]))[:rows].reshape(targets.shape)
+        return one_chunk((h, targets))
+    h = jnp.pad(h, ((0, 0), (0, pad), (0, 0))).reshape(batch, count, chunk, -1)
+    padded = jnp.pad(targets, ((0, 0), (0, pad))).reshape(batch, count, chunk)
+    pieces = (jnp.moveaxis(h, 1, 0), jnp.moveaxis(padded, 1, 0))
     # Recomputing a chunk's logits in the backward pass keeps the promise there too.
-    nll = jax.lax.map(jax.checkpoint(one_chunk), (flat_h, flat_targets))
-    return nll.reshape(-1)[:rows].reshape(targets.shape)
+    nll = jax.lax.map(jax.checkpoint(one_chunk), pieces)
+    return jnp.moveaxis(nll, 0, 1).reshape(batch, -1)[:, :length]
 
 
 def next_token_nll(

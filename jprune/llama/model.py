@@ -31,17 +31,22 @@ class Linear:
 
 @struct.dataclass
 class Attention:
-    """Projections of grouped-query attention; head counts are column counts over head_dim."""
+    """Projections of grouped-query attention; head counts are column counts over head_dim.
+
+    Norms of q and k, where there are any, are [head_dim], the same for all heads.
+    """
 
     q: Linear
     k: Linear
     v: Linear
     o: Linear
+    q_norm: Leaf | None = None
+    k_norm: Leaf | None = None
 
 
 @struct.dataclass
 class Mlp:
-    """The gated feed-forward network: down(silu(gate(x)) * up(x))."""
+    """The gated feed-forward network: down(act(gate(x)) * up(x))."""
 
     gate: Linear
     up: Linear

@@ -5,10 +5,9 @@ jprune match the same names.
 """
 
 import jax
-from jaxtyping import Array
 
 from jprune.llama.config import LlamaConfig
-from jprune.llama.kernels import fold_kernels
+from jprune.llama.kernels import Leaf, fold_kernels
 from jprune.llama.model import Attention, Block, Linear, Llama, Mlp, Origin
 from jprune.llama.stack import unstack
 
@@ -19,6 +18,8 @@ _ATTRIBUTES = {
     "attn_norm": "input_layernorm.weight",
     "attn": "self_attn",
     "mlp_norm": "post_attention_layernorm.weight",
+    "q_norm": "q_norm.weight",
+    "k_norm": "k_norm.weight",
     "q": "q_proj",
     "k": "k_proj",
     "v": "v_proj",
@@ -45,8 +46,8 @@ def leaf_name(path: tuple) -> str:
     return ".".join(words)
 
 
-def named_params(llama: Llama) -> dict[str, Array]:
-    """Every array of `llama` by its name, in the order of the tree."""
+def named_params(llama: Llama) -> dict[str, Leaf]:
+    """Every leaf of `llama` by its name, in the order of the tree."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(llama)
     return {leaf_name(path): leaf for path, leaf in leaves}
 
@@ -77,7 +78,8 @@ def from_params(config: LlamaConfig, params: dict, *, source: str = "params") ->
         config=config,
         embed=params["embed_tokens"]["embedding"],
         blocks=tuple(
-            _block(layers[str(index)], Origin(source, index)) for index in range(len(layers))
+            _block(layers[str(index)], config, Origin(source, index))
+            for index in range(len(layers))
         ),
         final_norm=params["norm"]["weight"],
         lm_head=_linear(params["lm_head"]) if "lm_head" in params else None,
@@ -88,11 +90,15 @@ def _linear(params: dict) -> Linear:
     return Linear(params["kernel"], params.get("bias"))
 
 
-def _block(params: dict, origin: Origin) -> Block:
+def _block(params: dict, config: LlamaConfig, origin: Origin) -> Block:
     attn, mlp = params.get("self_attn"), params.get("mlp")
     return Block(
         attn_norm=None if attn is None else params["input_layernorm"]["weight"],
-        attn=attn and Attention(*(_linear(attn[f"{part}_proj"]) for part in "qkvo")),
+        attn=attn
+        and Attention(
+            *(_linear(attn[f"{part}_proj"]) for part in "qkvo"),
+            *(attn[f"{part}_norm"]["weight"] if config.qk_norm else None for part in "qk"),
+        ),
         mlp_norm=None if mlp is None else params["post_attention_layernorm"]["weight"],
         mlp=mlp and Mlp(*(_linear(mlp[f"{part}_proj"]) for part in ("gate", "up", "down"))),
         origin=origin,

@@ -4,6 +4,7 @@ Abstract models, initial weights and shardings are all read off it.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from functools import partial
@@ -14,6 +15,7 @@ from jaxtyping import Array, Key
 
 from jprune.llama.config import LlamaConfig
 from jprune.llama.model import Attention, Block, Linear, Llama, Mlp, Origin, Run
+from jprune.llama.names import named_params
 
 INIT_STD = 0.02
 
@@ -54,14 +56,19 @@ def block_spec(config: LlamaConfig, num_layers: int) -> Block:
     residual_std = INIT_STD / math.sqrt(2 * max(num_layers, 1))
     attn_linear = partial(_linear, bias=config.attention_bias)
     mlp_linear = partial(_linear, bias=config.mlp_bias)
-    norm = ParamSpec((hidden,), (None,))
+    norm = ParamSpec((hidden,), (None,), fill=1 - config.norm_offset)
+    head_norm = ParamSpec((config.head_dim,), (None,)) if config.qk_norm else None
     return Block(
         attn_norm=norm,
         attn=Attention(
             q=attn_linear(hidden, heads, ("hidden", "heads"), std=INIT_STD),
             k=attn_linear(hidden, kv_heads, ("hidden", "kv_heads"), std=INIT_STD),
             v=attn_linear(hidden, kv_heads, ("hidden", "kv_heads"), std=INIT_STD),
-            o=attn_linear(heads, hidden, ("heads", "hidden"), std=residual_std),
+            o=_linear(
+                heads, hidden, ("heads", "hidden"), bias=config.output_bias, std=residual_std
+            ),
+            q_norm=head_norm,
+            k_norm=head_norm,
         ),
         mlp_norm=norm,
         mlp=Mlp(
@@ -87,7 +94,7 @@ def llama_spec(
         config=config,
         embed=ParamSpec((config.vocab_size, config.hidden_size), ("vocab", "hidden"), INIT_STD),
         blocks=blocks,
-        final_norm=ParamSpec((config.hidden_size,), (None,)),
+        final_norm=ParamSpec((config.hidden_size,), (None,), fill=1 - config.norm_offset),
         lm_head=None if config.tie_word_embeddings else head,
     )
 
@@ -104,29 +111,35 @@ def init(
     key: Key[Array, ""],
     dtype=jnp.float32,
     *,
-    place: Callable[[ParamSpec], jax.sharding.Sharding | None] = lambda spec: None,
+    place: Callable[[str, tuple[int, ...]], jax.sharding.Sharding | None] = lambda *leaf: None,
     **kwargs,
 ) -> Llama:
-    """A model with random weights: normal with std 0.02, norms 1, biases 0.
+    """A model with random weights: normal with std 0.02, norms neutral, biases 0.
 
     Args:
       config: the hyperparameters.
       num_layers: how many blocks.
       key: seeds every parameter, each by its place in the tree.
       dtype: of all parameters.
-      place: the sharding a parameter is created under; by default the default device's.
+      place: the sharding that a parameter of a name and shape is created under, for example
+        `jprune.llama.sharding.on_mesh(mesh, config)`; by default the default device's.
       **kwargs: for `llama_spec` (`source`, `stacked`).
     """
-    specs, treedef = jax.tree.flatten(llama_spec(config, num_layers, **kwargs))
+    llama = llama_spec(config, num_layers, **kwargs)
+    specs = named_params(llama)
     keys = jax.random.split(key, len(specs))
-    leaves = [_draw(spec, k, dtype, place(spec)) for spec, k in zip(specs, keys, strict=True)]
-    return jax.tree.unflatten(treedef, leaves)
+    leaves = [
+        _drawer(spec, jnp.dtype(dtype), place(name, spec.shape))(k)
+        for (name, spec), k in zip(specs.items(), keys, strict=True)
+    ]
+    return jax.tree.unflatten(jax.tree.structure(llama), leaves)
 
 
-def _draw(spec: ParamSpec, key: Key[Array, ""], dtype, sharding) -> Array:
-    def make(key):
+@functools.cache  # one program for all blocks
+def _drawer(spec: ParamSpec, dtype, sharding) -> Callable[[Key[Array, ""]], Array]:
+    def draw(key):
         if spec.std is None:
             return jnp.full(spec.shape, spec.fill, dtype)
         return (spec.std * jax.random.normal(key, spec.shape, jnp.float32)).astype(dtype)
 
-    return jax.jit(make, out_shardings=sharding)(key)
+    return jax.jit(draw, out_shardings=sharding)

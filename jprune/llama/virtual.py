@@ -10,7 +10,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from jprune.core.errors import InputError
-from jprune.llama.forward import Context, attention_out, mlp_out
+from jprune.llama.forward import Context, attention_out, mlp_out, residual
 from jprune.llama.kernels import Leaf, fold_kernels, is_kernel
 from jprune.llama.model import Attention, Block, Linear, Llama, Mlp, Run
 from jprune.llama.stack import stack, structure, unstack
@@ -82,7 +82,8 @@ def gated_block(
     Gates select: a sublayer that is off costs nothing and its numbers, even NaN, do not matter.
     """
     h = jax.lax.cond(attn, lambda h: h + attention_out(block, h, ctx), lambda h: h, h)
-    return jax.lax.cond(mlp, lambda h: h + mlp_out(block, h, ctx), lambda h: h, h)
+    h = jax.lax.cond(mlp, lambda h: h + mlp_out(block, h, ctx), lambda h: h, h)
+    return residual(h)
 
 
 def run_plan(
@@ -140,7 +141,9 @@ def _narrow_mlp(norm: Array) -> Mlp:
 def _widest(sublayers: list) -> Attention | Mlp:
     """The shapes that hold all of `sublayers`: zero arrays, which padding fills from."""
 
-    def widest(*linears: Linear) -> Linear:
+    def widest(*linears: Linear | Leaf) -> Linear | Leaf:
+        if not isinstance(linears[0], Linear):  # a norm of q or k, as wide as a head everywhere
+            return jax.ShapeDtypeStruct(linears[0].shape, linears[0].dtype)
         dtype = linears[0].kernel.dtype
         rows, columns = (max(linear.kernel.shape[axis] for linear in linears) for axis in (0, 1))
         bias = any(linear.bias is not None for linear in linears)
@@ -161,7 +164,9 @@ def _pad(sublayer, shapes):
         widths = zip(shape.shape, array.shape, strict=True)
         return jnp.pad(array, [(0, n - have) for n, have in widths])
 
-    def fill_linear(shape: Linear, linear: Linear | None = None) -> Linear:
+    def fill_linear(shape: Linear | Leaf, linear: Linear | Leaf | None = None) -> Linear | Leaf:
+        if not isinstance(shape, Linear):
+            return jnp.ones(shape.shape, shape.dtype) if linear is None else linear
         bias = None if linear is None else linear.bias
         return Linear(
             fill(shape.kernel, None if linear is None else linear.kernel),

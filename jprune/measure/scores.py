@@ -62,7 +62,9 @@ def leave_one_out_flops(llama: Llama, tokens: int, length: int) -> int:
     model and for the l candidates that lack an earlier one.
     """
     per_block = [
-        block_flops(part.block if isinstance(part, Run) else part, length)
+        block_flops(
+            part.block if isinstance(part, Run) else part, length, llama.config.sliding_window
+        )
         for part in llama.blocks
         for _ in range(len(part) if isinstance(part, Run) else 1)
     ]

@@ -2,9 +2,10 @@
 
 from jprune.pipeline.interruption import interruptible
 from jprune.pipeline.job import JOBS, Job, dry_run, make_job, run_config
+from jprune.pipeline.lazy import Lazy
 from jprune.pipeline.lock import workdir_lock
 from jprune.pipeline.records import record_path
-from jprune.pipeline.stages import Lazy, Stage, StageState, fingerprints, plan, run_stages
+from jprune.pipeline.stages import Stage, StageState, fingerprints, plan, run_stages
 
 __all__ = [
     "JOBS",

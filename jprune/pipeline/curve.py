@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from jprune.evaluate.candidates import candidate_nll, plan_gates
+from jprune.evaluate.candidates import candidate_nll
 from jprune.llama.model import Llama
-from jprune.llama.virtual import virtual
-from jprune.scores import Scores, Unit, select
+from jprune.scores import Scores, Unit, present, select
 from jprune.scores.perplexity import without
 
 Removal = tuple[Unit, ...]
@@ -44,10 +43,9 @@ def perplexities(
 ) -> dict[Removal, float]:
     """The perplexity on `ids` without each of several sets of units."""
     distinct = sorted({removal for removal in wanted})
-    stacked, plan = virtual(llama)
-    full = plan_gates(plan)
+    full = np.array(present(llama))
     gates = np.stack([without(full, removal) for removal in distinct])
-    nll = candidate_nll(stacked, plan, gates, ids).astype(np.float64).mean(axis=1)
+    nll = candidate_nll(llama, gates, ids).astype(np.float64).mean(axis=1)
     with np.errstate(over="ignore"):
         return dict(zip(distinct, np.exp(nll).tolist(), strict=True))
 

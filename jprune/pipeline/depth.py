@@ -21,8 +21,9 @@ from jprune.pipeline import curve, estimate
 from jprune.pipeline.depth_config import DepthConfig, check_removal, depth_config
 from jprune.pipeline.depth_scores import DepthScores
 from jprune.pipeline.job import Job
+from jprune.pipeline.lazy import Lazy
 from jprune.pipeline.source import SourceModel, find_model, known_identity
-from jprune.pipeline.stages import Lazy, Stage
+from jprune.pipeline.stages import Stage
 from jprune.scores import select
 from jprune.transforms import Recipe, Transform, chain, drop_units, from_step
 

@@ -47,6 +47,7 @@ class DepthConfig:
       curve_remove: how far the curve goes; by default `remove` + 2.
       curve_seeds: random removals in it, with the seeds 0, 1, ...
       dtype: the model is run in; None for float32 on CPU and the checkpoint's elsewhere.
+      mesh: devices that share the work, for example "data:2,fsdp:4"; None for a single one.
       seed: of the calibration windows.
       data_dir: folder with local copies of known data sources.
     """
@@ -69,6 +70,7 @@ class DepthConfig:
     curve_remove: int | None = None
     curve_seeds: int = 3
     dtype: str | None = None
+    mesh: str | None = None
     seed: int = 0
     data_dir: str | None = None
 
@@ -111,7 +113,7 @@ def depth_config(values: Mapping[str, Any]) -> DepthConfig:
     for key in ("eval", "compare"):
         fields[key] = _strings(fields.get(key, ()))
     fields["options"] = dict(fields.get("options") or {})
-    for key in ("calibration", "data_dir", "dtype"):
+    for key in ("calibration", "data_dir", "dtype", "mesh"):
         fields[key] = None if fields.get(key) in (None, "") else str(fields[key])
     config = DepthConfig(**fields)
     _check_names(config)

@@ -23,7 +23,8 @@ from jprune.core.files import (
 from jprune.data import calibration_windows, check_vocabulary, find_source
 from jprune.pipeline import curve
 from jprune.pipeline.depth_config import DepthConfig
-from jprune.pipeline.stages import Lazy, Stage
+from jprune.pipeline.lazy import Lazy
+from jprune.pipeline.stages import Stage
 from jprune.scores import CRITERIA, DATA_FREE, Scores, parse_layers, score
 from jprune.scores.criteria import find
 
@@ -91,6 +92,7 @@ class DepthScores:
             sample=config.sample,
             seed=config.seed,
             data_dir=config.data_dir,
+            bos=self.checkpoint().llama.config.bos,
         )
         check_vocabulary(ids, self.checkpoint().llama.embed.shape[0], config.calibration)
         buffer = io.BytesIO()

@@ -4,8 +4,10 @@ from collections.abc import Iterable, Sequence
 
 import jax
 
+from jprune.checkpoints.placement import bytes_per_device, placement
+from jprune.core.mesh import batch_parts, current_mesh
 from jprune.evaluate.batches import window_batch_size
-from jprune.llama.model import Llama, count_params
+from jprune.llama.model import Llama, count_bytes, count_params
 from jprune.pipeline.depth_config import DepthConfig
 from jprune.pipeline.source import SourceModel
 from jprune.pipeline.stages import StageState
@@ -28,12 +30,14 @@ def lines(config: DepthConfig, source: SourceModel, states: Sequence[StageState]
     else:
         after = possible_sizes(llama, config)
     memory = memory_bytes(llama, max(after), config, source)
+    mesh, where = current_mesh(), jax.devices()[0].device_kind
+    where = f"each of {mesh.size} devices ({where})" if mesh else where
     # The export and the checkpoint, in the dtype of the original.
     disk = 2 * max(after) * source.own_dtype.itemsize
     return [
         f"parameters: {count(before)} -> {' to '.join(count(n) for n in after)} "
         f"({' to '.join(change(n, before) for n in after)})",
-        f"memory: about {size(memory)} on {jax.devices()[0].device_kind} in {source.dtype}",
+        f"memory: about {size(memory)} on {where} in {source.dtype}",
         f"disk: about {size(disk)} for the model and its checkpoint",
     ]
 
@@ -57,7 +61,7 @@ def possible_sizes(llama: Llama, config: DepthConfig) -> list[int]:
 
 
 def memory_bytes(llama: Llama, remaining: int, config: DepthConfig, source: SourceModel) -> int:
-    """The most that is held at once, in bytes.
+    """The most that is held at once by a device, in bytes.
 
     That is the most of three: the model with the states of all candidates and the logits of a
     batch, while it is scored; the model with its pruned copy and the activations and logits of a
@@ -70,18 +74,21 @@ def memory_bytes(llama: Llama, remaining: int, config: DepthConfig, source: Sour
       config: what is asked for.
       source: the model; its dtypes count.
     """
-    itemsize, own = source.dtype.itemsize, source.own_dtype.itemsize
+    place = placement(None, llama.config)
+    share = bytes_per_device(llama, place) / count_bytes(llama)  # of the parameters
+    itemsize, own = share * source.dtype.itemsize, share * source.own_dtype.itemsize
     parameters = count_params(llama)
     ends = parameters - count_params(llama.blocks)  # embedding and head: the copy shares them
     vocabulary, hidden = llama.embed.shape
     shape = (config.num_windows, config.window_length)
-    tokens = config.window_length * window_batch_size(shape, llama)
+    tokens = config.window_length * window_batch_size(shape, llama) // batch_parts()
+    state = tokens * hidden * source.dtype.itemsize
     candidates = len(units(llama, config.granularity)) + 1
     logits = min(tokens, LOGIT_TOKENS) * vocabulary * FLOAT32
-    scoring = parameters * itemsize + candidates * tokens * hidden * itemsize + logits
+    scoring = parameters * itemsize + candidates * state + logits
     # In a block: the states before it and within, and the two halves of the MLP.
-    activations = tokens * (4 * hidden + 2 * llama.config.intermediate_size) * itemsize
+    activations = 4 * state + 2 * state * llama.config.intermediate_size / hidden
     evaluating = (parameters + max(0, remaining - ends)) * itemsize + activations + logits
     exact = itemsize if source.is_exact else own
     saving = parameters * exact + (remaining * own if exact != own else 0)
-    return max(scoring, evaluating, saving)
+    return round(max(scoring, evaluating, saving))

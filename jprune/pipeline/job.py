@@ -14,6 +14,8 @@ from ml_collections import ConfigDict
 
 from jprune.core.errors import InputError, unknown
 from jprune.core.files import PathLike, as_path, jsonable, read_json, write_json
+from jprune.core.mesh import use_mesh
+from jprune.core.processes import is_writer, on_writer
 from jprune.pipeline.stages import Stage, StageState, plan, run_stages
 
 Config: TypeAlias = Mapping[str, Any] | ConfigDict
@@ -79,8 +81,13 @@ def run_config(
       InputError: bad config or inputs, a workdir of another model or in use.
       Interrupted: SIGTERM; run again to continue.
     """
+    with use_mesh(config.get("mesh") or None):
+        return _run_config(config, workdir, name, until)
+
+
+def _run_config(config: Config, workdir: PathLike, name: str, until: str | None) -> dict[str, Any]:
     job = make_job(config, workdir)
-    check_identity(workdir, job.identity)
+    on_writer(lambda: check_identity(workdir, job.identity))
     root = as_path(workdir)
     record = jsonable(
         {
@@ -96,7 +103,8 @@ def run_config(
         _write_if_new(root / CONFIG, record)
 
     def after(states: Sequence[StageState]) -> None:
-        _write_if_new(root / RUN, _run_json(job, states))
+        if is_writer():
+            _write_if_new(root / RUN, _run_json(job, states))
 
     return _run_json(job, run_stages(workdir, job.stages, until=until, begin=begin, after=after))
 
@@ -106,16 +114,17 @@ def dry_run(config: Config, workdir: PathLike) -> list[str]:
 
     Raises: as `run_config`.
     """
-    job = make_job(config, workdir)
-    check_identity(workdir, job.identity)
-    states = plan(workdir, job.stages)
-    width = max(len(state.name) for state in states)
-    lines = [
-        f"{state.name:{width}}  "
-        + ("cached" if state.status == "cached" else f"to run: {'; '.join(state.reasons)}")
-        for state in states
-    ]
-    return lines + job.estimate(states)
+    with use_mesh(config.get("mesh") or None):
+        job = make_job(config, workdir)
+        check_identity(workdir, job.identity)
+        states = plan(workdir, job.stages)
+        width = max(len(state.name) for state in states)
+        lines = [
+            f"{state.name:{width}}  "
+            + ("cached" if state.status == "cached" else f"to run: {'; '.join(state.reasons)}")
+            for state in states
+        ]
+        return lines + job.estimate(states)
 
 
 def check_identity(workdir: PathLike, identity: Mapping[str, Mapping[str, Any]]) -> None:

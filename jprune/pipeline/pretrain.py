@@ -24,9 +24,10 @@ from jprune.evaluate import evaluate_sources
 from jprune.llama import Llama, abstract, init
 from jprune.llama.model import count_params
 from jprune.pipeline.job import Job
+from jprune.pipeline.lazy import Lazy
 from jprune.pipeline.pretrain_card import pretrain_card
 from jprune.pipeline.pretrain_config import PretrainConfig, pretrain_config
-from jprune.pipeline.stages import Lazy, Stage, StageState
+from jprune.pipeline.stages import Stage, StageState
 from jprune.report.tables import count, size
 from jprune.retrain import train
 from jprune.retrain.loop import HISTORY

@@ -1,11 +1,10 @@
 """The model that a job starts from: found and identified before anything is loaded."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -15,24 +14,18 @@ from jprune.checkpoints import (
     checkpoint_sha256,
     find,
     load_checkpoint,
-    load_tokenizer,
     target_dtype,
 )
-from jprune.checkpoints.hf_import import (
-    known_tensors,
-    own_dtype,
-    read_config,
-    with_true_tie,
-)
-from jprune.checkpoints.load import form_of
-from jprune.checkpoints.manifest import parse_config, read_manifest
-from jprune.checkpoints.orbax import rebuild
+from jprune.checkpoints.abstract import abstract_checkpoint
+from jprune.checkpoints.hf_import import known_tensors, own_dtype, read_config
+from jprune.checkpoints.load import find_base, find_tokenizer, form_of
+from jprune.checkpoints.manifest import read_manifest
+from jprune.checkpoints.peft import check_fits, read_adapter
 from jprune.checkpoints.safetensors_io import read_headers
 from jprune.core.errors import InputError
 from jprune.core.files import PathLike, as_path, is_remote, read_json, sha256_file, sha256_json
 from jprune.llama.model import Llama
-from jprune.llama.params import abstract
-from jprune.llama.stack import stack, unstack
+from jprune.llama.stack import unstack
 
 # The files of a tokenizer that decide which ids a text has.
 VOCABULARY = (
@@ -54,7 +47,7 @@ class SourceModel:
       name: the last component of its folder or hub id.
       path: as the user gave it.
       folder: where its files are.
-      form: "huggingface" or "orbax".
+      weights: where its config and weights are: `folder`, or that of an adapter's base.
       sha256: of its config and weights.
       num_layers: how many blocks it has.
       own_dtype: of its weights on disk.
@@ -65,7 +58,7 @@ class SourceModel:
     name: str
     path: str
     folder: Any
-    form: str
+    weights: Any
     sha256: str
     num_layers: int
     own_dtype: np.dtype
@@ -88,8 +81,8 @@ class SourceModel:
         return {"model": self.sha256, "dtype": str(self.dtype)}
 
     def tokenizer(self) -> Tokenizer | None:
-        """The tokenizer beside the weights."""
-        return load_tokenizer(self.folder)
+        """The tokenizer beside the weights; an adapter may have its own."""
+        return find_tokenizer(self.folder)
 
     def tokenizer_sha256(self) -> str | None:
         """SHA-256 over what decides the ids of a text; None if there is no tokenizer."""
@@ -104,8 +97,8 @@ class SourceModel:
         return None if tokenizer is None else _sha256_of(tokenizer.files)
 
     def load(self) -> Checkpoint:
-        """The model in `dtype`, its blocks stacked: every stage then runs without a copy."""
-        return _stacked(load_checkpoint(self.folder, self.dtype))
+        """The model in `dtype`, block by block as scores take it."""
+        return load_checkpoint(self.folder, self.dtype)
 
     @property
     def is_exact(self) -> bool:
@@ -118,19 +111,7 @@ class SourceModel:
 
     def abstract(self) -> Llama:
         """The model's shapes, in the dtype of its files, none of whose tensors are loaded."""
-        if self.form == "orbax":  # any structure is possible: the manifest says which
-            manifest = read_manifest(self.folder)
-            arrays = {
-                name: jax.ShapeDtypeStruct(tuple(entry["shape"]), jnp.dtype(entry["dtype"]))
-                for name, entry in manifest["arrays"].items()
-            }
-            config = parse_config(manifest["config"])
-            wrappers, blocks = manifest["wrappers"], manifest["blocks"]
-            return jax.eval_shape(lambda named: rebuild(config, named, wrappers, blocks), arrays)
-        config, num_layers = read_config(self.folder)
-        stored = known_tensors(read_headers(self.folder))
-        config = with_true_tie(config, stored, self.folder)
-        return abstract(config, num_layers, self.own_dtype, source=self.name)
+        return abstract_checkpoint(self.weights, self.name)
 
 
 def find_model(path: PathLike, dtype: Any, known: Mapping[str, Any] | None = None) -> SourceModel:
@@ -146,23 +127,41 @@ def find_model(path: PathLike, dtype: Any, known: Mapping[str, Any] | None = Non
       InputError: nothing there, or nothing that jprune reads.
     """
     folder, name = find(path)
-    form = form_of(folder)
-    if form == "orbax":
-        manifest = read_manifest(folder)
-        dtypes = [entry["dtype"] for entry in manifest["arrays"].values()]
-        own = np.dtype(jnp.dtype(next(d for d in dtypes if d != "bool")))
-        num_layers = sum(len(part["origins"]) for part in manifest["blocks"])
-    else:
-        config, num_layers = read_config(folder)
-        own = own_dtype(config, read_headers(folder))
-    signature = _signature(folder)
+    weights = folder
+    if form_of(folder) == "peft":
+        adapter = read_adapter(folder)
+        weights, base = find_base(adapter)
+        check_fits(adapter, abstract_checkpoint(weights, name), base)
+    own, num_layers = _own_dtype_and_layers(weights)
+    signature = _signature(*dict.fromkeys((folder, weights)))
     known = known or {}
     if signature and known.get("signature") == signature and known.get("sha256"):
         sha256 = known["sha256"]
     else:
         sha256 = checkpoint_sha256(folder)
     running = target_dtype(dtype, own)
-    return SourceModel(name, str(path), folder, form, sha256, num_layers, own, running, signature)
+    return SourceModel(
+        name=name,
+        path=str(path),
+        folder=folder,
+        weights=weights,
+        sha256=sha256,
+        num_layers=num_layers,
+        own_dtype=own,
+        dtype=running,
+        signature=signature,
+    )
+
+
+def _own_dtype_and_layers(folder: Any) -> tuple[np.dtype, int]:
+    """The dtype of the weights in a folder, and how many blocks they make."""
+    if form_of(folder) != "orbax":
+        config, num_layers = read_config(folder)
+        return own_dtype(config, known_tensors(read_headers(folder))), num_layers
+    manifest = read_manifest(folder)
+    dtypes = [entry["dtype"] for entry in manifest["arrays"].values()]
+    own = np.dtype(jnp.dtype(next(d for d in dtypes if d != "bool")))
+    return own, sum(len(part["origins"]) for part in manifest["blocks"])
 
 
 def known_identity(workdir: PathLike) -> Mapping[str, Any]:
@@ -176,19 +175,18 @@ def known_identity(workdir: PathLike) -> Mapping[str, Any]:
     return model if isinstance(model, dict) else {}
 
 
-def _stacked(checkpoint: Checkpoint) -> Checkpoint:
-    return replace(checkpoint, llama=stack(checkpoint.llama, consume=True))
-
-
 def _sha256_of(files: Iterable[Any]) -> str:
     return sha256_json({file.name: sha256_file(file) for file in files})
 
 
-def _signature(folder) -> str:
+def _signature(*folders: Any) -> str:
     """Names, sizes and modification times of all files, as a hash; empty on object storage."""
-    if is_remote(folder):
+    if any(is_remote(folder) for folder in folders):
         return ""
-    root = Path(folder).resolve()
-    files = sorted(path for path in root.rglob("*") if path.is_file())
-    stats = [(str(path.relative_to(root)), path.stat()) for path in files]
-    return sha256_json([str(root), [[n, s.st_size, s.st_mtime_ns] for n, s in stats]])
+    listed: list[Any] = []
+    for folder in folders:
+        root = Path(folder).resolve()
+        files = sorted(path for path in root.rglob("*") if path.is_file())
+        stats = [(str(path.relative_to(root)), path.stat()) for path in files]
+        listed += [str(root), [[n, s.st_size, s.st_mtime_ns] for n, s in stats]]
+    return sha256_json(listed)

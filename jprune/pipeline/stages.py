@@ -6,13 +6,15 @@ written last and atomically, so a process killed at any moment leaves whole stag
 whose record has the right fingerprint, and whose outputs are there, is not run again.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from jprune.core.errors import Interrupted, unknown
 from jprune.core.files import PathLike, jsonable, remove_leftovers, sha256_json, write_json
+from jprune.core.processes import on_writer
 from jprune.core.progress import log
 from jprune.core.version import __version__
 from jprune.pipeline.interruption import interruptible
@@ -28,8 +30,6 @@ from jprune.pipeline.records import (
     remove_strangers,
     written_by,
 )
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -70,33 +70,6 @@ class StageState:
     seconds: float | None = None
     value: Any = None
     reasons: tuple[str, ...] = ()
-
-
-class Lazy(Generic[T]):
-    """A value that is made when it is first asked for, and then kept.
-
-    Stages share the model and its tokenizer this way; a job that is all cached never loads them.
-    `clear` gives a value up that is not needed for now: it is made again when asked for again.
-    """
-
-    def __init__(self, make: Callable[[], T]):
-        self._make = make
-        self._value: list[T] = []
-
-    def __call__(self) -> T:
-        """The value."""
-        if not self._value:
-            self._value.append(self._make())
-        return self._value[0]
-
-    @property
-    def is_made(self) -> bool:
-        """Whether the value is at hand."""
-        return bool(self._value)
-
-    def clear(self) -> None:
-        """Forgets the value, so that its memory can be freed."""
-        self._value.clear()
 
 
 def fingerprints(stages: Sequence[Stage]) -> dict[str, str]:
@@ -166,10 +139,16 @@ def run_stages(
         raise unknown("stage", until, names)
     last = len(stages) if until is None else names.index(until) + 1
     prints = fingerprints(stages)
-    with workdir_lock(workdir), interruptible() as check:
-        remove_leftovers(workdir)
-        begin()
-        remove_strangers(workdir, names, [output for stage in stages for output in stage.outputs])
+    outputs = [output for stage in stages for output in stage.outputs]
+    with contextlib.ExitStack() as stack, interruptible() as check:
+
+        def enter_workdir() -> None:
+            stack.enter_context(workdir_lock(workdir))
+            remove_leftovers(workdir)
+            begin()
+            remove_strangers(workdir, names, outputs)
+
+        on_writer(enter_workdir)
         states = {stage.name: _look(workdir, stage, prints) for stage in stages}
 
         def enter(state: StageState) -> None:
@@ -216,35 +195,50 @@ def _run(
 ) -> StageState:
     """Runs one stage and records it."""
     path = record_path(workdir, stage.name)
-    record = read_record(path)
-    known = written_by(record)
-    # From here on the old record must not count: its outputs are about to be replaced.
-    write_json(path, {"name": stage.name, "status": "running", "begun": known | {*stage.outputs}})
+
+    def begin() -> list[str]:
+        known = written_by(read_record(path)) | {*stage.outputs}
+        # From here on the old record must not count: its outputs are about to be replaced.
+        write_json(path, {"name": stage.name, "status": "running", "begun": known})
+        return sorted(known)
+
+    known = on_writer(begin)
     started = time.monotonic()
     value = jsonable(stage.run(values))
-    seconds = time.monotonic() - started
-    written = [file for file in files_of(workdir, stage.outputs) if file not in foreign]
-    outputs = [describe(workdir, file) for file in written]
-    remove_orphans(workdir, known, stage.outputs)
-    write_json(
-        path,
-        {
-            "version": RECORD_VERSION,
-            "jprune": __version__,
-            "name": stage.name,
-            "status": "done",
-            "fingerprint": prints[stage.name],
-            "keys": stage.keys,
-            "needs": {need: prints[need] for need in stage.needs},
-            "seconds": round(seconds, 3),
-            "outputs": outputs,
-            "value": value,
-        },
-    )
-    return StageState(stage.name, "done", round(seconds, 3), value)
+    seconds = round(time.monotonic() - started, 3)
+
+    def finish() -> Any:
+        written = [file for file in files_of(workdir, stage.outputs) if file not in foreign]
+        outputs = [describe(workdir, file) for file in written]
+        remove_orphans(workdir, known, stage.outputs)
+        write_json(
+            path,
+            {
+                "version": RECORD_VERSION,
+                "jprune": __version__,
+                "name": stage.name,
+                "status": "done",
+                "fingerprint": prints[stage.name],
+                "keys": stage.keys,
+                "needs": {need: prints[need] for need in stage.needs},
+                "seconds": seconds,
+                "outputs": outputs,
+                "value": value,
+            },
+        )
+        return value
+
+    # All go on with the figures that were recorded.
+    return StageState(stage.name, "done", seconds, on_writer(finish))
 
 
 def _look(workdir: PathLike, stage: Stage, prints: Mapping[str, str]) -> StageState:
+    """The state of a stage, which all processes take from the one that owns the workdir."""
+    state = on_writer(lambda: asdict(_recorded(workdir, stage, prints)))
+    return StageState(**(state | {"reasons": tuple(state["reasons"])}))
+
+
+def _recorded(workdir: PathLike, stage: Stage, prints: Mapping[str, str]) -> StageState:
     """The state of a stage as its record and outputs tell it."""
     record = read_record(record_path(workdir, stage.name))
     if not record:

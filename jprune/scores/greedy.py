@@ -5,9 +5,8 @@ from jaxtyping import Int
 
 from jprune.core.errors import InputError
 from jprune.core.progress import progress
-from jprune.evaluate.candidates import candidate_nll, plan_gates
+from jprune.evaluate.candidates import candidate_nll
 from jprune.llama.model import Llama
-from jprune.llama.virtual import Plan, virtual
 from jprune.scores.perplexity import paired_difference, without
 from jprune.scores.result import Scores
 from jprune.scores.units import is_present, present, units
@@ -49,18 +48,13 @@ def greedy(
     rounds = available if remove is None else remove
     if not 0 <= rounds <= available:
         raise InputError(f"cannot remove {rounds} units greedily: only {available} can go")
-    stacked, plan = virtual(llama)
-    gates = plan_gates(plan)
-    capacity = len(left) + 1
+    gates = np.array(there)
     scores: list[float | None] = [None] * len(found)
     delta, error = scores.copy(), scores.copy()
     path = []
     for _ in progress(range(rounds), "greedy removal", unit="unit"):
         candidates = np.stack([gates] + [without(gates, [found[p]]) for p in left])
-        base = Plan(plan.layer, gates[:, 0], gates[:, 1])
-        nll = candidate_nll(
-            stacked, base, candidates, ids, capacity=capacity, batch_size=batch_size
-        ).astype(np.float64)
+        nll = candidate_nll(llama, candidates, ids, batch_size=batch_size).astype(np.float64)
         means = nll[1:].mean(axis=1)
         if np.isnan(means).any():
             raise InputError("the NLL is not a number on this data; try --dtype=float32")

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jprune.core.processes import to_host
 from jprune.llama.kernels import fold_kernels
 from jprune.llama.model import Block, Llama
 from jprune.llama.stack import single_blocks
@@ -28,7 +29,7 @@ def magnitude(
       power: exponent p.
     """
     sums = [_block_sums(block.replace(origin=None), power) for block in single_blocks(llama)]
-    values = part_values(llama, np.stack(jax.device_get(sums)), granularity)
+    values = part_values(llama, np.stack([to_host(one) for one in sums]), granularity)
     found = units(llama, granularity)
     return Scores(
         criterion="magnitude",

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from jprune.evaluate.candidates import candidate_nll, plan_gates
+from jprune.evaluate.candidates import candidate_nll
 from jprune.llama.model import Llama
-from jprune.llama.virtual import virtual
 from jprune.scores.result import Scores, rank
 from jprune.scores.units import SUBLAYERS, Unit, is_present, present, units
 
@@ -38,10 +37,9 @@ def perplexity(
     found = units(llama, granularity)
     there = present(llama)
     removable = [position for position, unit in enumerate(found) if is_present(unit, there)]
-    stacked, plan = virtual(llama)
-    full = plan_gates(plan)
+    full = np.array(there)
     gates = np.stack([full] + [without(full, [found[position]]) for position in removable])
-    nll = candidate_nll(stacked, plan, gates, ids, batch_size=batch_size).astype(np.float64)
+    nll = candidate_nll(llama, gates, ids, batch_size=batch_size).astype(np.float64)
     scores: list[float | None] = [None] * len(found)
     delta, error = scores.copy(), scores.copy()
     windows: list[tuple[float, ...] | None] = [None] * len(found)

@@ -8,10 +8,13 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jprune.core.errors import InputError
+from jprune.core.mesh import paced
 from jprune.evaluate.batches import map_batches, window_batch_size
-from jprune.llama.forward import context, embed
-from jprune.llama.model import Llama, anonymous
-from jprune.llama.virtual import Plan, gated_block, source_block, virtual
+from jprune.llama.blockwise import advance, ends, start
+from jprune.llama.forward import Context, apply_block
+from jprune.llama.kernels import ArrayLike, fold_kernels
+from jprune.llama.model import Block, Llama
+from jprune.llama.stack import single_blocks
 from jprune.scores.result import Scores, rank
 from jprune.scores.units import Unit, is_present, present, units
 
@@ -37,10 +40,8 @@ def influence(
       protect: layers out of reach.
       batch_size: windows per step; by default what suits the device.
     """
-    stacked, plan = virtual(llama)
-    batch_size = batch_size or window_batch_size(ids.shape, stacked)
-    stacked = anonymous(stacked)
-    batches = map_batches(partial(_cosines, stacked, plan), ids, batch_size, "block influence")
+    batch_size = batch_size or window_batch_size(ids.shape, llama)
+    batches = map_batches(partial(_cosines, llama), ids, batch_size, "block influence")
     cosines = np.concatenate(batches, axis=-1)[..., : len(ids)].astype(np.float64).mean(axis=-1)
     found = units(llama, granularity)
     there = present(llama)
@@ -96,10 +97,8 @@ def angular(
         raise InputError("a model of one block has none to spare")
     if not 1 <= n < layers:
         raise InputError(f"angular scores need remove from 1 to {layers - 1}, not {n}")
-    stacked, plan = virtual(llama)
-    batch_size = batch_size or window_batch_size(ids.shape, stacked)
-    stacked = anonymous(stacked)
-    batches = map_batches(partial(_last_tokens, stacked, plan), ids, batch_size, "angular distance")
+    batch_size = batch_size or window_batch_size(ids.shape, llama)
+    batches = map_batches(partial(_last_tokens, llama), ids, batch_size, "angular distance")
     h = np.concatenate(batches, axis=1)[:, : len(ids)].astype(np.float64)
     h /= np.linalg.norm(h, axis=-1, keepdims=True)
     cosines = np.clip((h[: layers - n + 1] * h[n:]).sum(axis=-1), -1, 1)
@@ -129,33 +128,34 @@ def _cosine(a: Float[Array, "... hidden"], b: Float[Array, "... hidden"]) -> Flo
     return jnp.sum(a * b, axis=-1) / jnp.maximum(norms, 1e-12)
 
 
-@jax.jit
-def _cosines(
-    llama: Llama, plan: Plan, ids: Int[Array, "batch length"]
-) -> Float[Array, "steps 3 batch"]:
+def _cosines(llama: Llama, ids: Int[ArrayLike, "batch length"]) -> Float[Array, "layers 3 batch"]:
     """Mean over the tokens of a window of cos(before, after) for attention, MLP and the block."""
-    ctx = context(llama.config, ids.shape[1])
-
-    def step(h, entry):
-        block = source_block(llama, entry.layer)
-        middle = gated_block(block, h, ctx, entry.attn, jnp.zeros((), bool))
-        out = gated_block(block, middle, ctx, jnp.zeros((), bool), entry.mlp)
-        pairs = ((h, middle), (middle, out), (h, out))
-        return out, jnp.stack([_cosine(a, b).mean(axis=-1) for a, b in pairs])
-
-    return jax.lax.scan(step, embed(llama, ids), plan)[1]
+    h, ctx = start(ends(llama), ids)
+    cosines = []
+    for block in single_blocks(llama):
+        h, row = paced(_block_cosines(fold_kernels(block.replace(origin=None)), h, ctx))
+        cosines.append(row)
+    return jnp.stack(cosines)
 
 
 @jax.jit
+def _block_cosines(
+    block: Block, h: Float[Array, "batch length hidden"], ctx: Context
+) -> tuple[Float[Array, "batch length hidden"], Float[Array, "3 batch"]]:
+    """The residual stream after a block, and the cosines of its parts and its own."""
+    middle = apply_block(block.replace(mlp_norm=None, mlp=None), h, ctx)
+    out = apply_block(block.replace(attn_norm=None, attn=None), middle, ctx)
+    pairs = ((h, middle), (middle, out), (h, out))
+    return out, jnp.stack([_cosine(a, b).mean(axis=-1) for a, b in pairs])
+
+
 def _last_tokens(
-    llama: Llama, plan: Plan, ids: Int[Array, "batch length"]
+    llama: Llama, ids: Int[ArrayLike, "batch length"]
 ) -> Float[Array, "boundaries batch hidden"]:
     """The residual stream at each window's last token, before each block and after the last."""
-    ctx = context(llama.config, ids.shape[1])
-
-    def step(h, entry):
-        block = source_block(llama, entry.layer)
-        return gated_block(block, h, ctx, entry.attn, entry.mlp), h[:, -1]
-
-    last, before = jax.lax.scan(step, embed(llama, ids), plan)
-    return jnp.concatenate([before, last[None, :, -1]]).astype(jnp.float32)
+    h, ctx = start(ends(llama), ids)
+    last = [h[:, -1]]
+    for block in single_blocks(llama):
+        h = paced(advance(fold_kernels(block.replace(origin=None)), h, ctx))
+        last.append(h[:, -1])
+    return jnp.stack(last).astype(jnp.float32)

@@ -1,11 +1,13 @@
 """First-order Taylor saliency, block by block.
 
 Only sums over |w * G| are wanted, never the gradients themselves. The backward pass therefore goes
-down the stack with the gradient of one block at a time: it is summed over all calibration windows,
+down the model with the gradient of one block at a time: it is summed over all calibration windows,
 multiplied with the weights, reduced to two numbers and dropped. The peak is the model, the inputs
-of every block, and one block's gradient, instead of two models.
+of every block, and one block's gradient, instead of two models; where they are few, the outputs of
+the linears are kept too, instead of computed again in the backward pass.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -14,14 +16,21 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jprune.core.errors import unknown
+from jprune.core.mesh import paced, put_batch
+from jprune.core.processes import to_host
 from jprune.evaluate.batches import window_batch_size
-from jprune.llama.forward import Context, context, embed
+from jprune.llama.blockwise import ends, start
+from jprune.llama.forward import Context, apply_block
+from jprune.llama.kernels import ArrayLike, fold_kernels
 from jprune.llama.loss import token_nll
 from jprune.llama.model import Block, Llama, anonymous
-from jprune.llama.virtual import Plan, gated_block, source_block, virtual
+from jprune.llama.stack import unstack
 from jprune.scores.parts import part_sums, part_values
 from jprune.scores.result import Scores, rank
 from jprune.scores.units import units
+
+# Outputs of linears that are kept for the backward pass.
+MAX_KEPT_BYTES = 2**32
 
 REDUCTIONS = ("abs_of_sum", "sum_of_abs", "fisher")
 
@@ -60,27 +69,26 @@ def taylor(
     """
     if reduce not in REDUCTIONS:
         raise unknown("reduction", reduce, REDUCTIONS)
-    stacked, plan = virtual(llama)
-    if reduce == "abs_of_sum":
-        batch_size = batch_size or window_batch_size(ids.shape, stacked)
-    else:
-        batch_size = 1
-    if reduce == "fisher":
-        power = 2.0
+    accumulate = reduce == "abs_of_sum"
+    batch_size = (batch_size or window_batch_size(ids.shape, llama)) if accumulate else 1
     padding = -len(ids) % batch_size
-    batches = np.pad(ids, ((0, padding), (0, 0)), mode="edge")
+    batches = np.pad(ids, ((0, padding), (0, 0)), mode="edge").reshape(-1, batch_size, ids.shape[1])
     # Every window counts as one in a mean over all of them, or alone; filled-up ones not at all.
-    weight = np.pad(np.ones(len(ids), np.float32), (0, padding))
-    weight /= len(ids) if reduce == "abs_of_sum" else 1
-    sums = _saliency(
-        anonymous(stacked),
-        plan,
-        batches.reshape(-1, batch_size, ids.shape[1]),
-        weight.reshape(-1, batch_size),
-        power,
-        accumulate=reduce == "abs_of_sum",
+    weight = np.pad(np.ones(len(ids), np.float32), (0, padding)).reshape(-1, batch_size)
+    weight /= len(ids) if accumulate else 1
+    single = anonymous(unstack(llama))
+    single = single.replace(blocks=tuple(map(fold_kernels, single.blocks)))
+    step = len(batches) if accumulate else 1
+    sums = sum(
+        _saliency(
+            single,
+            batches[first : first + step],
+            weight[first : first + step],
+            2.0 if reduce == "fisher" else float(power),
+        )
+        for first in range(0, len(batches), step)
     )
-    values = part_values(llama, np.asarray(sums), granularity)
+    values = part_values(llama, to_host(sums), granularity)
     found = units(llama, granularity)
     return Scores(
         criterion="taylor",
@@ -93,81 +101,77 @@ def taylor(
     )
 
 
-@partial(jax.jit, static_argnames="accumulate")
 def _saliency(
     llama: Llama,
-    plan: Plan,
-    ids: Int[Array, "batches batch length"],
-    weight: Float[Array, "batches batch"],
-    power: Float[Array, ""],
-    accumulate: bool,
-) -> Float[Array, "steps 2"]:
-    """Per step of the plan: sums of |w * G|^power over attention and MLP.
-
-    G is summed over batches first (`accumulate`), or each batch has its own.
-    """
-    ctx = context(llama.config, ids.shape[-1])
-    inputs, last = _block_inputs(llama, plan, ids, ctx)
-
-    def loss(h, ids, weight):
-        nll = token_nll(llama, h[:, :-1], ids[:, 1:])
-        return jnp.sum(nll.mean(axis=-1) * weight)
-
-    cotangents = jax.lax.map(lambda args: jax.grad(loss)(*args), (last, ids, weight))
-
-    def step(cotangents, row):
-        entry, inputs = row
-        block = source_block(llama, entry.layer)
-
-        def gradient(h, cotangent):
-            run = partial(gated_block, ctx=ctx, attn=entry.attn, mlp=entry.mlp)
-            return jax.vjp(lambda block, h: run(block, h), block, h)[1](cotangent)
-
-        if accumulate:
-            total, cotangents = _summed(gradient, inputs, cotangents)
-            return cotangents, _part_saliency(block, total, power)
-
-        def one(args):
-            grad, cotangent = gradient(*args)
-            return _part_saliency(block, grad, power), cotangent
-
-        saliency, cotangents = jax.lax.map(one, (inputs, cotangents))
-        return cotangents, saliency.sum(axis=0)
-
-    return jax.lax.scan(step, cotangents, (plan, inputs), reverse=True)[1]
+    ids: Int[np.ndarray, "batches batch length"],
+    weight: Float[np.ndarray, "batches batch"],
+    power: float,
+) -> Float[Array, "layers 2"]:
+    """Per block: sums of |w * G|^power over attention and MLP, G summed over the batches."""
+    keep = _product_bytes(llama, ids.size) <= MAX_KEPT_BYTES
+    pullbacks: list[list[Callable]] = []
+    cotangents: list[Array] = []
+    for batch, share in zip(ids, weight, strict=True):
+        batch, share = put_batch(batch), put_batch(share)
+        h, ctx = start(ends(llama), batch)
+        pullbacks.append([])
+        for block in llama.blocks:
+            # Outside of jit: what the pullback needs of the weights is the weights, not a copy.
+            h, pullback = jax.vjp(partial(_apply, ctx=ctx, keep=keep), block, h)
+            pullbacks[-1].append(pullback)
+            paced(h)
+        cotangents.append(_cotangent(ends(llama), h, batch, share))
+    sums = []
+    for block in reversed(llama.blocks):
+        total = None
+        for at, steps in enumerate(pullbacks):
+            grad, cotangents[at] = paced(steps.pop()(cotangents[at]))
+            total = grad if len(pullbacks) == 1 else _add(total, grad)
+        sums.append(_part_saliency(block, total, power))
+    return jnp.stack(sums[::-1])
 
 
-def _block_inputs(
-    llama: Llama, plan: Plan, ids: Int[Array, "batches batch length"], ctx: Context
-) -> tuple[Array, Array]:
-    """The residual stream before each step, [steps, batches, batch, length, hidden]; the last."""
-
-    def step(h, entry):
-        block = source_block(llama, entry.layer)
-        out = jax.lax.map(lambda h: gated_block(block, h, ctx, entry.attn, entry.mlp), h)
-        return out, h
-
-    last, inputs = jax.lax.scan(step, embed(llama, ids), plan)
-    return inputs, last
+def _product_bytes(llama: Llama, tokens: int) -> int:
+    """What the outputs of all linears take."""
+    kernels = (leaf for leaf in jax.tree.leaves(llama.blocks) if leaf.ndim == 2)
+    return tokens * sum(kernel.shape[1] * kernel.dtype.itemsize for kernel in kernels)
 
 
-def _summed(gradient, inputs, cotangents):
-    """Block gradients summed over batches in float32, and the cotangents of the inputs."""
-    if len(inputs) == 1:
-        grad, cotangent = gradient(inputs[0], cotangents[0])
-        return grad, cotangent[None]
-
-    def add(total, args):
-        grad, cotangent = gradient(*args)
-        return jax.tree.map(lambda t, g: t + g.astype(t.dtype), total, grad), cotangent
-
-    shapes = jax.eval_shape(gradient, inputs[0], cotangents[0])[0]
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), shapes)
-    return jax.lax.scan(add, zeros, (inputs, cotangents))
+@partial(jax.jit, static_argnames="keep")
+def _apply(
+    block: Block, h: Float[Array, "batch length hidden"], ctx: Context, keep: bool
+) -> Float[Array, "batch length hidden"]:
+    """`apply_block`; for the backward pass only `h` stays, or also what linears put out."""
+    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if keep else None
+    return jax.checkpoint(partial(apply_block, ctx=ctx), policy=policy)(block, h)
 
 
-def _part_saliency(block: Block, grad: Block, power: Float[Array, ""]) -> Float[Array, "2"]:
+@jax.jit
+def _cotangent(
+    llama: Llama,
+    h: Float[Array, "batch length hidden"],
+    ids: Int[ArrayLike, "batch length"],
+    weight: Float[ArrayLike, " batch"],
+) -> Float[Array, "batch length hidden"]:
+    """The gradient of the weighted sum of the windows' mean NLL with respect to `h`."""
+
+    def loss(h):
+        return jnp.sum(token_nll(llama, h[:, :-1], ids[:, 1:]).mean(axis=-1) * weight)
+
+    return jax.grad(loss)(h)
+
+
+@partial(jax.jit, donate_argnums=0)
+def _add(total: Block | None, grad: Block) -> Block:
+    """Gradients summed in float32."""
+    wide = jax.tree.map(lambda g: g.astype(jnp.float32), grad)
+    return wide if total is None else jax.tree.map(jnp.add, total, wide)
+
+
+@partial(jax.jit, static_argnames="power")
+def _part_saliency(block: Block, grad: Block, power: float) -> Float[Array, "2"]:
     def total(w, g):
-        return jnp.sum(jnp.abs(w.astype(jnp.float32) * g.astype(jnp.float32)) ** power)
+        saliency = jnp.abs(w.astype(jnp.float32) * g.astype(jnp.float32))
+        return jnp.sum(saliency if power == 1 else saliency**power)
 
     return part_sums(jax.tree.map(total, block, grad))

@@ -102,8 +102,12 @@ def test_defaults_and_fields_agree_with_transformers(tiny_config, absent):
     reference = Reference.from_dict(values)
     assert layers == reference.num_hidden_layers
     assert config.eos_token_id == (2, 7)
+    assert config.output_bias  # the same key
+    own = ("rope", "eos_token_id", "family", "source", "output_bias")
+    # Of other families than Llama.
+    own += ("sliding_window", "qk_norm", "norm_offset", "scale_embeddings", "bos")
     for field in dataclasses.fields(config):
-        if field.name not in ("rope", "eos_token_id", "family", "source"):
+        if field.name not in own:
             assert getattr(config, field.name) == getattr(reference, field.name), field.name
 
 
@@ -144,7 +148,7 @@ def test_null_tokens_stay_null(tiny_config):
         ({"rope_scaling": {"type": "linear"}}, "rope type 'linear' needs 'factor'"),
         ({"rope_scaling": [1]}, "rope_scaling must be an object"),
         ({"partial_rotary_factor": 0.5}, "unsupported partial_rotary_factor 0.5"),
-        ({"hidden_act": "gelu"}, "unsupported hidden_act 'gelu'; supported: silu"),
+        ({"hidden_act": "relu"}, "unsupported hidden_act 'relu'; supported: silu, gelu"),
         ({"hidden_size": "16"}, "hidden_size must be a positive integer, found '16'"),
         ({"num_hidden_layers": 0}, "num_hidden_layers must be a positive integer, found 0"),
         ({"rms_norm_eps": -1}, "rms_norm_eps must be a positive number, found -1"),

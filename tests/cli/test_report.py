@@ -56,7 +56,11 @@ def test_prints_other_formats(workdir, capsys):
     ("arguments", "message"),
     [
         ([], "no workdir given; write: jprune report WORKDIR"),
-        (["a", "b"], "takes one workdir, not 2 (a, b); call it once for each"),
+        (["a", "b"], "no workdir at a"),
+        ([".", "--reference=x"], "--reference is for a comparison: give several workdirs"),
+        ([".", "--per_run"], "--per_run is for a comparison: give several workdirs"),
+        (["a", "b", "--table=curve"], "--table=curve shows one run: give one workdir"),
+        (["a", "b", "--out=."], "--out=. is a folder"),
         (["nowhere"], "no workdir at nowhere"),
         (["."], "has no run.json"),
         ([".", "--format=xml"], "(one of text, md, csv, tex)"),
@@ -68,3 +72,49 @@ def test_bad_input(tmp_path, monkeypatch, capsys, arguments, message):
     error = capsys.readouterr().err.strip()
     assert message in error and "\n" not in error
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def two(workdir, tmp_path):
+    """The workdir and another that is worse by half, in folders W and V."""
+    other = json.loads(json.dumps(RUN))
+    other["figures"]["after"]["perplexity"][0]["ppl"] = 1.5 * 75.754
+    (tmp_path / "V").mkdir()
+    (tmp_path / "V" / "run.json").write_text(json.dumps(other))
+    return [str(workdir), str(tmp_path / "V")]
+
+
+def test_compares_several_runs(two, jprune):
+    status, out, _ = jprune("report", *two)
+    assert status == 0
+    header, _, first, second, *caption = out.splitlines()
+    assert header.split()[-3:] == ["PPL", "Retained", "(%)"]
+    assert first.split()[-3:] == ["65.17", "75.75", "86.0"]  # 65.174 / 75.754
+    assert second.split()[-3:] == ["65.17", "113.6", "57.4"]
+    assert caption[0] == "PPL on d: BOS first."
+    _, out, _ = jprune("report", *two, f"--reference={two[0]}")
+    assert [line.split()[-1] for line in out.splitlines()[2:4]] == ["100.0", "66.7"]
+
+
+@pytest.mark.parametrize("ending", ["md", "csv", "tex", "txt"])
+def test_writes_the_table_to_a_file_named_after_its_format(two, jprune, tmp_path, ending):
+    file = tmp_path / f"table.{ending}"
+    for _ in range(2):  # safe to repeat
+        status, out, _ = jprune("report", *two, f"--out={file}")
+        assert status == 0 and file.read_text() == out
+    format = "text" if ending == "txt" else ending
+    assert jprune("report", *two, f"--format={format}")[1] == out
+
+
+def test_writes_the_comparison_as_json(two, jprune, tmp_path):
+    assert jprune("report", *two, f"--out={tmp_path / 'o.json'}")[0] == 0
+    written = json.loads((tmp_path / "o.json").read_text())
+    assert [run["d.ppl"] for run in written["runs"]] == [75.754, 1.5 * 75.754]
+    assert written["protocol"] == {"d": {"bos": "first"}}
+
+
+def test_keeps_files_that_are_no_tables(two, refused, tmp_path):
+    (tmp_path / "notes.md").write_text("# mine")
+    message = refused("report", *two, f"--out={tmp_path / 'notes.md'}")
+    assert "exists and is no table of jprune" in message
+    assert (tmp_path / "notes.md").read_text() == "# mine"

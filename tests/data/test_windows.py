@@ -1,44 +1,11 @@
-import json
-
 import numpy as np
 import pytest
 
 from jprune.checkpoints import load_tokenizer
-from jprune.core import InputError
 from jprune.data import calibration_windows, check_vocabulary, evaluation_windows
 from jprune.data.sampling import shuffled
 from jprune.data.sources import documents as documents_of
-
-
-class Letters:
-    """One token per character: a = 10, b = 11, ...; a line end is 3."""
-
-    bos_token_id = 1
-
-    def __init__(self):
-        self.texts = []
-
-    def encode(self, text, add_special_tokens=True):
-        assert add_special_tokens is False
-        self.texts.append(text)
-        return [3 if c == "\n" else ord(c) - ord("a") + 10 for c in text]
-
-
-@pytest.fixture
-def write(tmp_path):
-    def write(*texts, name="a.jsonl"):
-        path = tmp_path / name
-        path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-        return str(path)
-
-    return write
-
-
-def message_of(function, *args, **kwargs) -> str:
-    with pytest.raises(InputError) as caught:
-        function(*args, **kwargs)
-    return str(caught.value)
-
+from tests.data.letters import Letters, message_of
 
 # ---- evaluation
 

@@ -30,6 +30,38 @@ def test_flash_only_where_it_pays(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("kind", "length", "expected"),
+    [("TPU v5 lite", 512, "splash"), ("TPU v5 lite", 511, "xla"), ("TPU v3", 4096, "xla")],
+)
+def test_splash_attention_on_tpus(kind, length, expected, monkeypatch):
+    monkeypatch.setattr(attention, "_target", lambda: ("tpu", kind))
+    for dtype in (jnp.bfloat16, jnp.float16, jnp.float32):
+        assert attention.resolve("auto", length, 100, dtype) == expected
+    assert attention.resolve("xla", length, 100, jnp.bfloat16) == "xla"
+
+
+def test_the_mesh_says_what_a_program_is_for(monkeypatch):
+    assert attention._target() == ("cpu", jax.devices()[0].device_kind)
+    device = jax.sharding.AbstractDevice(device_kind="TPU v6 lite", num_cores=1, platform="tpu")
+    mesh = jax.sharding.AbstractMesh((8,), ("data",), abstract_device=device)
+    monkeypatch.setattr(jax.sharding, "get_abstract_mesh", lambda: mesh)
+    assert attention._target() == ("tpu", "TPU v6 lite")
+    assert not attention._may_be_for_tpu()
+
+
+def test_without_a_mesh_lowering_decides():
+    x = jax.ShapeDtypeStruct((1, attention.SPLASH_LENGTH, 2, 8), jnp.float32)
+    short = jax.ShapeDtypeStruct((1, attention.SPLASH_LENGTH - 1, 2, 8), jnp.float32)
+    attend = jax.jit(attention.attend)
+    for_tpu = attend.trace(x, x, x).lower(lowering_platforms=("tpu",)).as_text()
+    assert "tpu_custom_call" in for_tpu
+    here = attend.trace(x, x, x).lower().as_text()
+    assert "tpu_custom_call" not in here and "dot_general" in here
+    small = attend.trace(short, short, short).lower(lowering_platforms=("tpu",)).as_text()
+    assert "tpu_custom_call" not in small
+
+
+@pytest.mark.parametrize(
     ("backend", "capability", "flash"),
     [("cpu", "", False), ("gpu", "9.0", True), ("gpu", "7.5", False), ("gpu", "gfx90a", False)],
 )
@@ -40,19 +72,43 @@ def test_cards_with_flash_attention(backend, capability, flash, monkeypatch):
     assert attention._has_flash() is flash
 
 
+def dense(q, k, v, window):
+    """The definition, head by head in float64."""
+    q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
+    length, group = q.shape[1], q.shape[2] // k.shape[2]
+    i, j = np.indices((length, length))
+    seen = (j <= i) & (j > i - (window or length))
+    out = np.empty_like(q)
+    for b, n in np.ndindex(q.shape[0], q.shape[2]):
+        scores = q[b, :, n] @ k[b, :, n // group].T / np.sqrt(q.shape[-1])
+        weights = np.where(seen, np.exp(scores), 0)
+        out[b, :, n] = weights / weights.sum(axis=1, keepdims=True) @ v[b, :, n // group]
+    return out
+
+
+@pytest.mark.parametrize("window", [None, 1, 3, 9, 10, 11])
+def test_a_position_sees_itself_and_the_window_before_it(window):
+    q, k, v = qkv(10)
+    found = attention.attend(q, k, v, "xla", window)
+    np.testing.assert_allclose(found, dense(q, k, v, window), atol=1e-5)
+
+
+@pytest.mark.parametrize("window", [None, 5, 64])
 @pytest.mark.parametrize("length", [1, 63, 64, 65])
-def test_lengths_are_padded_for_flash_attention_and_cut_again(length, monkeypatch):
+def test_lengths_are_padded_for_flash_attention_and_cut_again(length, window, monkeypatch):
     real, seen = jax.nn.dot_product_attention, []
 
-    def flash(q, k, v, *, is_causal, implementation):
+    def flash(q, k, v, *, is_causal, local_window_size, implementation):
         """Stands in for cuDNN: notes what it is asked, and refuses what cuDNN would."""
         assert implementation == "cudnn" and q.shape[1] % 64 == 0
-        seen.append(q.shape[1])
-        return real(q, k, v, is_causal=is_causal, implementation="xla")
+        seen.append((q.shape[1], local_window_size))
+        how = {"is_causal": is_causal, "local_window_size": local_window_size}
+        return real(q, k, v, **how, implementation="xla")
 
     q, k, v = qkv(length)
-    expected = attention.attend(q, k, v, "xla")
+    expected = attention.attend(q, k, v, "xla", window)
     monkeypatch.setattr(jax.nn, "dot_product_attention", flash)
-    found = attention.attend(q, k, v, "cudnn")
-    assert seen == [64 if length <= 64 else 128]
+    found = attention.attend(q, k, v, "cudnn", window)
+    reach = None if window is None or window >= length else (window - 1, 0)
+    assert seen == [(64 if length <= 64 else 128, reach)]
     np.testing.assert_allclose(found, expected, atol=1e-6)

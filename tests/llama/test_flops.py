@@ -16,6 +16,13 @@ def test_a_count_by_hand():
     assert forward_flops(abstract(CONFIG, 3), 18, 9) == expected
 
 
+def test_a_sliding_window_sees_less():
+    # In windows of 9 with a sliding one of 4, positions see 1, 2, 3 and then 4: 30 in all.
+    saved = forward_flops(tiny(1), 9, 9) - forward_flops(tiny(1, sliding_window=4), 9, 9)
+    assert abs(saved - 2 * 2 * (45 - 30) * 32) < 9
+    assert forward_flops(tiny(1, sliding_window=64), 9, 9) == forward_flops(tiny(1), 9, 9)
+
+
 def test_removed_sublayers_cost_nothing():
     llama = tiny(2)
     bare = llama.blocks[0].replace(attn=None, attn_norm=None)

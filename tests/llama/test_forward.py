@@ -16,7 +16,7 @@ FORMS = {
     "one_kv_head": {"num_key_value_heads": 1},
     "full_heads": {"num_key_value_heads": 4},
     "tied": {"tie_word_embeddings": True},
-    "biases": {"attention_bias": True, "mlp_bias": True},
+    "biases": {"attention_bias": True, "output_bias": True, "mlp_bias": True},
     "wide_heads": {"head_dim": 12},
 }
 

@@ -10,7 +10,7 @@ from tests.tiny import tiny, windows
 
 
 def test_names_are_those_of_hugging_face():
-    names = list(named_params(tiny(2, attention_bias=True)))
+    names = list(named_params(tiny(2, attention_bias=True, output_bias=True)))
     for name in (
         "embed_tokens.embedding",
         "layers.1.input_layernorm.weight",

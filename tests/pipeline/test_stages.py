@@ -4,7 +4,8 @@ import pytest
 
 from jprune.core.errors import InputError
 from jprune.core.files import read_json, write_json, write_text
-from jprune.pipeline.stages import Lazy, Stage, fingerprints, plan, record_path, run_stages
+from jprune.pipeline.lazy import Lazy
+from jprune.pipeline.stages import Stage, fingerprints, plan, record_path, run_stages
 from tests.pipeline.runs import job
 
 

@@ -1,5 +1,6 @@
 """Every criterion against its formula, written out over the materialised model."""
 
+import importlib
 import sys
 
 import jax
@@ -279,3 +280,12 @@ def test_criteria_of_data_need_data():
         score(LLAMA, "perplexity", IDS[:0])
     with pytest.raises(InputError, match="vocabulary"):
         score(LLAMA, "influence", IDS + 97)
+
+
+def test_taylor_with_nothing_kept_for_the_backward_pass(monkeypatch):
+    """What there is no room for is computed again, to the same scores."""
+    llama, ids = tiny(3), windows(4, 12)
+    kept = score(llama, "taylor", ids, granularity="sublayer", batch_size=2).scores
+    monkeypatch.setattr(importlib.import_module("jprune.scores.taylor"), "MAX_KEPT_BYTES", 0)
+    again = score(llama, "taylor", ids, granularity="sublayer", batch_size=2).scores
+    np.testing.assert_allclose(again, kept, rtol=1e-5)

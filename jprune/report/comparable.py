@@ -1,0 +1,133 @@
+"""Which runs may stand in one table: finished ones of one kind, measured in the same way."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jprune.core.errors import InputError
+from jprune.core.files import as_path, is_remote, read_json
+from jprune.report.reading import Evaluation, RunRecord, read_run
+
+_FINISHED = ("done", "cached")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run as a comparison needs it.
+
+    Attributes:
+      label: the workdir as it was given.
+      folder: the same for any two ways to name a folder.
+      record: what its files say.
+      before: perplexities of the unpruned model by data source, where measured like `after`.
+      after: perplexities of the pruned one.
+      contents: what identifies the content of each data source, where that is recorded.
+    """
+
+    label: str
+    folder: str
+    record: RunRecord
+    before: Mapping[str, Evaluation]
+    after: Mapping[str, Evaluation]
+    contents: Mapping[str, Any]
+
+    @property
+    def seed(self) -> int | None:
+        """The seed of the run."""
+        return self.record.setting("seed")
+
+    @property
+    def job(self) -> str:
+        """Its kind: depth, pretrain, ..."""
+        return str(self.record.setting("job") or "depth")
+
+
+def read_runs(workdirs: Sequence[Any]) -> list[Run]:
+    """Reads workdirs, in order.
+
+    Raises:
+      InputError: one is none, was given twice, or its run is not finished.
+    """
+    runs: list[Run] = []
+    for workdir in workdirs:
+        run = _read(workdir)
+        twin = next((other for other in runs if other.folder == run.folder), None)
+        if twin is not None:
+            raise InputError(f"{twin.label} and {run.label} are the same folder; give it once")
+        runs.append(run)
+    return runs
+
+
+def _read(workdir: Any) -> Run:
+    record, label = read_run(workdir), str(workdir)
+    open_stages = [s for s in record.stages if s.get("status") not in _FINISHED]
+    if open_stages:
+        stage = open_stages[0]
+        raise InputError(
+            f"the run in {label} is not finished: its stage {stage.get('name')} is "
+            f"{stage.get('status')}; repeat its `jprune run` to continue it"
+        )
+    after = {e.data: e for e in record.evaluations if e.phase == "after" and e.ppl is not None}
+    if not after:
+        raise InputError(f"the run in {label} has no perplexity to compare")
+    before = {
+        e.data: e
+        for e in record.evaluations
+        if e.phase == "before" and e.data in after and e.protocol == after[e.data].protocol
+    }
+    remote = is_remote(workdir)
+    folder = label.rstrip("/") if remote else str(Path(label).expanduser().resolve())
+    return Run(label, folder, record, before, after, _contents(workdir))
+
+
+def _contents(workdir: Any) -> dict[str, Any]:
+    """Fingerprints of the data evaluated on, by name, from the record of the stage."""
+    path = as_path(workdir) / "stages" / "evaluate-after.json"
+    record = read_json(path) if path.exists() else {}
+    keys = record.get("keys") if isinstance(record, Mapping) else None
+    if not isinstance(keys, Mapping):
+        return {}
+    return dict(zip(keys.get("eval") or (), keys.get("data") or (), strict=False))
+
+
+def check_comparable(runs: Sequence[Run]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The data sources that all runs were evaluated on, and those that only some were.
+
+    Raises:
+      InputError: runs of different kinds, no common data source, a protocol or the content of the
+        data that differs.
+    """
+    first = runs[0]
+    for run in runs[1:]:
+        if run.job != first.job:
+            raise InputError(
+                f"{first.label} is a {first.job} run and {run.label} a {run.job} run; a table has "
+                "runs of one kind"
+            )
+    common = tuple(name for name in first.after if all(name in run.after for run in runs))
+    if not common:
+        found = "; ".join(f"{run.label}: {', '.join(run.after)}" for run in runs)
+        raise InputError(f"these runs have no evaluation data in common ({found})")
+    for name in common:
+        for run in runs[1:]:
+            _check_same(first, run, name)
+    every = dict.fromkeys(name for run in runs for name in run.after)
+    return common, tuple(name for name in every if name not in common)
+
+
+def _check_same(first: Run, run: Run, data: str) -> None:
+    old, new = first.after[data].protocol, run.after[data].protocol
+    for field in dict.fromkeys((*old, *new)):
+        if old.get(field) != new.get(field):
+            raise InputError(
+                f"{first.label} and {run.label} were evaluated with different protocols on "
+                f"{data}: {field} {old.get(field)!r} and {new.get(field)!r}; a table never mixes "
+                "protocols"
+            )
+    contents = [one.contents[data] for one in (first, run) if data in one.contents]
+    if len(contents) == 2 and contents[0] != contents[1]:
+        raise InputError(
+            f"{first.label} and {run.label} were evaluated on different data: the content of "
+            f"{data} is not the same; a table compares figures on the same data"
+        )

@@ -1,0 +1,51 @@
+"""`jprune run --help`: the configs, and the keys of one."""
+
+import dataclasses
+
+import pytest
+
+from jprune.cli import config_help, configs
+from jprune.pipeline.depth_config import DepthConfig
+from jprune.pipeline.job import JOBS
+
+
+def test_lists_configs_and_variants(jprune):
+    status, out, _ = jprune("run", "--help")
+    assert status == 0 and "--dry_run" in out
+    assert "  shortened_llama: Depth pruning: remove the blocks that matter least" in out
+    assert "      variants: ppl, taylor, magnitude, influence, angular, greedy\n" in out
+    assert "  demo: Depth pruning on the bundled model" in out
+
+
+def test_shows_the_keys_of_a_config(jprune):
+    status, out, _ = jprune("run", "--config=shortened_llama:taylor", "--help")
+    assert status == 0 and "variants, after a colon: ppl, taylor" in out
+    assert "  --config.remove=6  (integer)\n      how many units go.\n" in out
+    assert "  --config.eval=wikitext2,ptb  (A,B)\n" in out
+    assert "  --config.dtype=null  (text)\n" in out
+    assert "  --config.options.power=1.0  (number)\n" in out
+    assert "config.job" not in out
+
+
+def test_shows_groups(jprune):
+    _, out, _ = jprune("run", "--config=demo_pretrain", "--help")
+    assert "  --config.train.batch_size=16  (integer)\n      windows per step.\n" in out
+    assert "  --config.train.learning_rate=0.002  (number)\n      at the peak.\n" in out
+
+
+def test_a_config_that_is_not_there(refused):
+    message = refused("run", "--config=shortned_llama", "--help")
+    assert "did you mean 'shortened_llama'" in message
+    assert "did you mean 'taylor'" in refused("run", "--config=shortened_llama:tailor", "--help")
+
+
+def test_every_key_has_a_meaning():
+    docs = config_help.attribute_docs(DepthConfig)
+    assert list(docs) == [field.name for field in dataclasses.fields(DepthConfig)]
+    assert all(docs.values()) and set(config_help.KEYS) == set(JOBS)
+
+
+@pytest.mark.parametrize("name", configs.available())
+def test_every_declared_variant_is_there(name):
+    for variant in configs.variants(name):
+        configs.load_config(f"{name}:{variant}")

@@ -1,0 +1,61 @@
+"""Programs at full size compile for TPUs that are not here, and fit the memory of their chips.
+
+The compiler is libtpu's, in a process of its own: this one keeps its CPU devices.
+"""
+
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+GIB = 2**30
+MARGIN = 0.9  # what the runtime keeps for itself, and fragments
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason="libtpu, TPU's compiler, is not installed: pip install 'jax[tpu]'",
+)
+
+
+@pytest.fixture(scope="module", params=[("v5e:2x4", 16), ("v6e:2x4", 32)], ids=lambda p: p[0])
+def compiled(request):
+    """The figures of every program on a topology of eight chips, and a chip's memory in bytes."""
+    topology, gib = request.param
+    # No metadata server is asked what TPU this host has, and others may load libtpu meanwhile.
+    env = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "TPU_SKIP_MDS_QUERY": "1",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+        "PYTHONPATH": str(ROOT),
+    }
+    script = pathlib.Path(__file__).with_name("compile_for_tpu.py")
+    programs = ["perplexity:32x2048", "perplexity:12x128"]
+    done = subprocess.run(
+        [sys.executable, script, topology, "fsdp:4,tensor:2", *programs],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1]), gib * GIB
+
+
+def test_it_fits(compiled):
+    programs, memory = compiled
+    for name, figures in programs.items():
+        held = sum(figures[part] for part in ("arguments", "temporaries", "outputs"))
+        assert held < MARGIN * memory, (name, held / GIB)
+        # An eighth of 6.74e9 parameters in two bytes each: nothing large is held whole.
+        assert 0.99 < figures["arguments"] / (2 * 6.74e9 / 8) < 1.05, name
+
+
+def test_flash_attention_runs_where_windows_are_long(compiled):
+    programs, _ = compiled
+    assert programs["perplexity:32x2048"]["kernels"] > 0
+    assert programs["perplexity:12x128"]["kernels"] == 0
