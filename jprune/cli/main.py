@@ -81,11 +81,13 @@ def _dispatch(argv: list[str]) -> int:
         return FINISHED
     flags = parsing.parse(name, module, rest)
 
+    from jprune.core.allocation import keep_freed_memory
     from jprune.core.compilation import enable_compilation_cache
     from jprune.pipeline.interruption import interruptible
 
     with _shown_log(), interruptible(), contextlib.ExitStack() as stack:
         enable_compilation_cache()
+        keep_freed_memory()
         _spread(flags, stack)
         return module.run(flags)
 

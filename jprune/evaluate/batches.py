@@ -10,7 +10,6 @@ from jprune.core.mesh import batch_parts, put_batch
 from jprune.core.processes import to_host
 from jprune.core.progress import progress
 from jprune.llama.kernels import ArrayLike
-from jprune.llama.model import Llama
 
 # Tokens per step: enough to fill the device's matrix units, few enough for activations to stay
 # small. On two CPU cores leave-one-out perplexity of a model of 16M parameters took 22, 18 and 32 s
@@ -19,20 +18,17 @@ TOKENS_PER_STEP = {"cpu": 1024}
 DEFAULT_TOKENS_PER_STEP = 16384
 
 
-def window_batch_size(shape: tuple[int, int], llama: Llama) -> int:
-    """Windows per step for windows of `shape` [windows, length] on the devices of `llama`.
+def window_batch_size(shape: tuple[int, int]) -> int:
+    """Windows per step for windows of `shape` [windows, length] on the device at hand.
 
-    On a mesh it is a multiple of the number of groups of devices that a batch is split over.
+    What suits the device, spread over the steps so that little of the last is filling. On a mesh it
+    is a multiple of the number of groups of devices that a batch is split over.
     """
     windows, length = shape
-    tokens = TOKENS_PER_STEP.get(jax.default_backend(), DEFAULT_TOKENS_PER_STEP)
-    return even(max(1, min(windows, batch_parts() * tokens // length)))
-
-
-def even(batch_size: int) -> int:
-    """`batch_size`, raised to what the ambient mesh can split into equal parts."""
     parts = batch_parts()
-    return -(-batch_size // parts) * parts
+    tokens = TOKENS_PER_STEP.get(jax.default_backend(), DEFAULT_TOKENS_PER_STEP)
+    steps = -(-windows // max(1, parts * tokens // length))
+    return -(-windows // (steps * parts)) * parts
 
 
 def map_batches(

@@ -15,12 +15,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jprune.core.mesh import batch_parts, paced
 from jprune.evaluate.batches import map_batches, window_batch_size
-from jprune.llama.blockwise import ends, start
+from jprune.llama.blockwise import blocks, ends, nll_sums, start
 from jprune.llama.forward import Context, apply_block, residual
-from jprune.llama.kernels import ArrayLike, fold_kernels
-from jprune.llama.loss import token_nll
+from jprune.llama.kernels import ArrayLike
 from jprune.llama.model import Block, Llama, anonymous
-from jprune.llama.stack import single_blocks
 
 # Residual streams held at a time, over all candidates.
 MAX_STATE_BYTES = 2**31
@@ -50,7 +48,7 @@ def candidate_nll(
       ids: token windows.
       batch_size: windows per step; by default what suits the device.
     """
-    batch_size = batch_size or window_batch_size(ids.shape, llama)
+    batch_size = batch_size or window_batch_size(ids.shape)
     state_bytes = batch_size * ids.shape[1] * llama.embed.shape[1] * llama.embed.dtype.itemsize
     limit = max(1, MAX_STATE_BYTES // state_bytes)
     # In lexical order, so that those who share a prefix are in one group.
@@ -78,13 +76,12 @@ def _group_nll(
     first, ctx = start(ends(llama), ids)
     states = [first]
     at = np.zeros(len(gates), int)  # the state that each candidate is in
-    for block, on in zip(single_blocks(llama), np.moveaxis(gates, 1, 0), strict=True):
+    for block, on in zip(blocks(llama), np.moveaxis(gates, 1, 0), strict=True):
         on = on & (block.attn is not None, block.mlp is not None)
         # Candidates part where they run different sublayers on the same state.
         branches, at = np.unique(np.column_stack([at, on]), axis=0, return_inverse=True)
         at = at.reshape(-1)
         states = [states[origin] for origin in branches[:, 0]]
-        block = fold_kernels(block)
         for attn, mlp in ((True, True), (True, False), (False, True)):
             part = _sublayers(block, attn, mlp)
             members = np.flatnonzero((branches[:, 1:] == (attn, mlp)).all(axis=1))
@@ -92,7 +89,7 @@ def _group_nll(
                 after = paced(_advance(part, tuple(states[i] for i in chosen), ctx))
                 for i, state in zip(chosen, after, strict=True):
                     states[i] = state
-    nll = [_mean_nll(ends(llama), state, ids) for state in states]
+    nll = [nll_sums(ends(llama), state, ids) / (ids.shape[1] - 1) for state in states]
     return jnp.stack([nll[i] for i in at])
 
 
@@ -103,8 +100,7 @@ def _width(tokens: int) -> int:
 
 
 def _sublayers(block, attn: bool, mlp: bool) -> Block:
-    """`block`, a Block, with only the sublayers that are on, and no origin."""
-    block = block.replace(origin=None)
+    """`block`, a Block, with only the sublayers that are on."""
     block = block if attn else block.replace(attn_norm=None, attn=None)
     return block if mlp else block.replace(mlp_norm=None, mlp=None)
 
@@ -124,10 +120,3 @@ def _advance(block: Block, states: States, ctx: Context) -> States:
     h = jnp.stack(states, axis=1)
     after = apply_block(block, residual(h.reshape(-1, *h.shape[2:])), ctx).reshape(h.shape)
     return tuple(residual(after[:, i]) for i in range(len(states)))
-
-
-@jax.jit
-def _mean_nll(
-    llama: Llama, h: Float[Array, "batch length hidden"], ids: Int[ArrayLike, "batch length"]
-) -> Float[Array, " batch"]:
-    return token_nll(llama, h[:, :-1], ids[:, 1:]).mean(axis=-1)

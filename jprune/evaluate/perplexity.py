@@ -5,20 +5,17 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jprune.checkpoints.placement import bytes_per_device, free_bytes
 from jprune.core import InputError, log
+from jprune.core.mesh import paced
 from jprune.data import Tokenizer, check_vocabulary, evaluation_windows, find_source
-from jprune.evaluate.batches import even, map_batches, window_batch_size
+from jprune.evaluate.batches import map_batches, window_batch_size
 from jprune.evaluate.protocol import Protocol, preset
-from jprune.llama.loss import next_token_nll
-from jprune.llama.model import Llama, anonymous
-from jprune.llama.stack import stack
-
-_MAX_CPU_STACK = 4 * 2**30  # bytes
+from jprune.llama.blockwise import advance, blocks, ends, nll_sums, start
+from jprune.llama.kernels import ArrayLike
+from jprune.llama.model import Llama
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +68,7 @@ def perplexity(
     Args:
       llama: a model in any form.
       ids: token ids, at least 2 per window.
-      batch_size: windows per batch; see `default_batch_size`.
+      batch_size: windows per batch; by default what suits the device.
 
     Raises:
       InputError: no windows, windows of a single token, or ids outside the vocabulary.
@@ -87,9 +84,8 @@ def window_nll(
 ) -> Float[np.ndarray, " windows"]:
     """The mean NLL of each window, in nats, float64. Arguments and errors: `perplexity`."""
     _check_windows(llama, ids)
-    llama = anonymous(for_evaluation(llama))
-    size = batch_size or default_batch_size(len(ids), ids.shape[1], llama)
-    sums = map_batches(partial(_nll_sums, llama), np.asarray(ids, np.int32), size, label)
+    size = batch_size or window_batch_size(ids.shape)
+    sums = map_batches(partial(_batch_nll, llama), np.asarray(ids, np.int32), size, label)
     total = np.concatenate(sums).astype(np.float64)[: len(ids)]
     if bad := int(np.sum(~np.isfinite(total))):
         log.warning("%d of %d windows have a NLL that is not finite", bad, len(ids))
@@ -108,20 +104,6 @@ def summarise(nll: Float[np.ndarray, " windows"], tokens_per_window: int) -> Per
             tokens=len(nll) * tokens_per_window,
             window_nll=nll,
         )
-
-
-def default_batch_size(num_windows: int, window_length: int, llama: Llama) -> int:
-    """What suits the device, spread over the batches so that little of the last is filling."""
-    most = window_batch_size((num_windows, window_length), llama)
-    return even(-(-num_windows // -(-num_windows // most)))
-
-
-def for_evaluation(llama: Llama) -> Llama:
-    """`llama` with equal blocks stacked, so that a program is compiled for one and not for all.
-
-    The stack is a second copy of the blocks: it is made only where it fits easily.
-    """
-    return stack(llama) if _has_room(bytes_per_device(llama.blocks)) else llama
 
 
 def evaluation_sets(
@@ -182,7 +164,6 @@ def evaluate_sets(
     sets = list(sets)
     for one in sets:
         check_vocabulary(one.ids, llama.embed.shape[0], one.protocol.data)
-    llama = for_evaluation(llama)
     dtype = str(llama.dtype)
     return [
         (
@@ -216,9 +197,12 @@ def evaluate_sources(
     return evaluate_sets(llama, sets, batch_size)
 
 
-@jax.jit
-def _nll_sums(llama: Llama, ids: Int[Array, "batch length"]) -> Float[Array, " batch"]:
-    return next_token_nll(llama, ids).sum(axis=1)
+def _batch_nll(llama: Llama, ids: Int[ArrayLike, "batch length"]) -> Float[Array, " batch"]:
+    """The summed NLL of each window of a batch."""
+    h, ctx = start(ends(llama), ids)
+    for block in blocks(llama):
+        h = paced(advance(block, h, ctx))
+    return nll_sums(ends(llama), h, ids)
 
 
 def _check_windows(llama: Llama, ids: np.ndarray) -> None:
@@ -231,9 +215,3 @@ def _check_windows(llama: Llama, ids: np.ndarray) -> None:
     longest = llama.config.max_position_embeddings
     if length > longest:
         log.warning("windows of %d tokens are longer than the model's %d", length, longest)
-
-
-def _has_room(size: int) -> bool:
-    """Whether the default device has twice `size` bytes to spare."""
-    free = free_bytes(jax.local_devices()[0])
-    return size <= _MAX_CPU_STACK if free is None else 2 * size <= free

@@ -64,9 +64,9 @@ def memory_bytes(llama: Llama, remaining: int, config: DepthConfig, source: Sour
     """The most that is held at once by a device, in bytes.
 
     That is the most of three: the model with the states of all candidates and the logits of a
-    batch, while it is scored; the model with its pruned copy and the activations and logits of a
-    batch, while that is evaluated; and the exact model with the pruned one in the dtype of the
-    files, while that is saved.
+    batch, while it is scored; the model with the activations and logits of a batch, while it is
+    evaluated (the pruned one shares its arrays); and the exact model with the pruned one in the
+    dtype of the files, while that is saved.
 
     Args:
       llama: the model's shapes.
@@ -78,17 +78,16 @@ def memory_bytes(llama: Llama, remaining: int, config: DepthConfig, source: Sour
     share = bytes_per_device(llama, place) / count_bytes(llama)  # of the parameters
     itemsize, own = share * source.dtype.itemsize, share * source.own_dtype.itemsize
     parameters = count_params(llama)
-    ends = parameters - count_params(llama.blocks)  # embedding and head: the copy shares them
     vocabulary, hidden = llama.embed.shape
     shape = (config.num_windows, config.window_length)
-    tokens = config.window_length * window_batch_size(shape, llama) // batch_parts()
+    tokens = config.window_length * window_batch_size(shape) // batch_parts()
     state = tokens * hidden * source.dtype.itemsize
     candidates = len(units(llama, config.granularity)) + 1
     logits = min(tokens, LOGIT_TOKENS) * vocabulary * FLOAT32
     scoring = parameters * itemsize + candidates * state + logits
     # In a block: the states before it and within, and the two halves of the MLP.
     activations = 4 * state + 2 * state * llama.config.intermediate_size / hidden
-    evaluating = (parameters + max(0, remaining - ends)) * itemsize + activations + logits
+    evaluating = parameters * itemsize + activations + logits
     exact = itemsize if source.is_exact else own
     saving = parameters * exact + (remaining * own if exact != own else 0)
     return round(max(scoring, evaluating, saving))

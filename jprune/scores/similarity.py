@@ -10,11 +10,10 @@ from jaxtyping import Array, Float, Int
 from jprune.core.errors import InputError
 from jprune.core.mesh import paced
 from jprune.evaluate.batches import map_batches, window_batch_size
-from jprune.llama.blockwise import advance, ends, start
+from jprune.llama.blockwise import advance, blocks, ends, start
 from jprune.llama.forward import Context, apply_block
-from jprune.llama.kernels import ArrayLike, fold_kernels
+from jprune.llama.kernels import ArrayLike
 from jprune.llama.model import Block, Llama
-from jprune.llama.stack import single_blocks
 from jprune.scores.result import Scores, rank
 from jprune.scores.units import Unit, is_present, present, units
 
@@ -40,7 +39,7 @@ def influence(
       protect: layers out of reach.
       batch_size: windows per step; by default what suits the device.
     """
-    batch_size = batch_size or window_batch_size(ids.shape, llama)
+    batch_size = batch_size or window_batch_size(ids.shape)
     batches = map_batches(partial(_cosines, llama), ids, batch_size, "block influence")
     cosines = np.concatenate(batches, axis=-1)[..., : len(ids)].astype(np.float64).mean(axis=-1)
     found = units(llama, granularity)
@@ -97,7 +96,7 @@ def angular(
         raise InputError("a model of one block has none to spare")
     if not 1 <= n < layers:
         raise InputError(f"angular scores need remove from 1 to {layers - 1}, not {n}")
-    batch_size = batch_size or window_batch_size(ids.shape, llama)
+    batch_size = batch_size or window_batch_size(ids.shape)
     batches = map_batches(partial(_last_tokens, llama), ids, batch_size, "angular distance")
     h = np.concatenate(batches, axis=1)[:, : len(ids)].astype(np.float64)
     h /= np.linalg.norm(h, axis=-1, keepdims=True)
@@ -132,8 +131,8 @@ def _cosines(llama: Llama, ids: Int[ArrayLike, "batch length"]) -> Float[Array, 
     """Mean over the tokens of a window of cos(before, after) for attention, MLP and the block."""
     h, ctx = start(ends(llama), ids)
     cosines = []
-    for block in single_blocks(llama):
-        h, row = paced(_block_cosines(fold_kernels(block.replace(origin=None)), h, ctx))
+    for block in blocks(llama):
+        h, row = paced(_block_cosines(block, h, ctx))
         cosines.append(row)
     return jnp.stack(cosines)
 
@@ -155,7 +154,7 @@ def _last_tokens(
     """The residual stream at each window's last token, before each block and after the last."""
     h, ctx = start(ends(llama), ids)
     last = [h[:, -1]]
-    for block in single_blocks(llama):
-        h = paced(advance(fold_kernels(block.replace(origin=None)), h, ctx))
+    for block in blocks(llama):
+        h = paced(advance(block, h, ctx))
         last.append(h[:, -1])
     return jnp.stack(last).astype(jnp.float32)

@@ -7,7 +7,6 @@ of every block, and one block's gradient, instead of two models; where they are 
 the linears are kept too, instead of computed again in the backward pass.
 """
 
-from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -70,7 +69,7 @@ def taylor(
     if reduce not in REDUCTIONS:
         raise unknown("reduction", reduce, REDUCTIONS)
     accumulate = reduce == "abs_of_sum"
-    batch_size = (batch_size or window_batch_size(ids.shape, llama)) if accumulate else 1
+    batch_size = (batch_size or window_batch_size(ids.shape)) if accumulate else 1
     padding = -len(ids) % batch_size
     batches = np.pad(ids, ((0, padding), (0, 0)), mode="edge").reshape(-1, batch_size, ids.shape[1])
     # Every window counts as one in a mean over all of them, or alone; filled-up ones not at all.
@@ -109,26 +108,32 @@ def _saliency(
 ) -> Float[Array, "layers 2"]:
     """Per block: sums of |w * G|^power over attention and MLP, G summed over the batches."""
     keep = _product_bytes(llama, ids.size) <= MAX_KEPT_BYTES
-    pullbacks: list[list[Callable]] = []
-    cotangents: list[Array] = []
-    for batch, share in zip(ids, weight, strict=True):
-        batch, share = put_batch(batch), put_batch(share)
-        h, ctx = start(ends(llama), batch)
-        pullbacks.append([])
-        for block in llama.blocks:
-            # Outside of jit: what the pullback needs of the weights is the weights, not a copy.
-            h, pullback = jax.vjp(partial(_apply, ctx=ctx, keep=keep), block, h)
-            pullbacks[-1].append(pullback)
-            paced(h)
-        cotangents.append(_cotangent(ends(llama), h, batch, share))
+    passes = [_forward(llama, put_batch(batch), keep) for batch in ids]
+    cotangents = [
+        _cotangent(ends(llama), h, put_batch(batch), put_batch(share))
+        for (_, h, _), batch, share in zip(passes, ids, weight, strict=True)
+    ]
     sums = []
     for block in reversed(llama.blocks):
         total = None
-        for at, steps in enumerate(pullbacks):
-            grad, cotangents[at] = paced(steps.pop()(cotangents[at]))
-            total = grad if len(pullbacks) == 1 else _add(total, grad)
+        for at, (ctx, _, kept) in enumerate(passes):
+            grad, cotangents[at] = paced(_backward(block, ctx, *kept.pop(), cotangents[at], keep))
+            total = grad if len(passes) == 1 else _add(total, grad)
         sums.append(_part_saliency(block, total, power))
     return jnp.stack(sums[::-1])
+
+
+def _forward(
+    llama: Llama, ids: Int[ArrayLike, "batch length"], keep: bool
+) -> tuple[Context, Float[Array, "batch length hidden"], list[tuple[Array, list[Array]]]]:
+    """The context of a pass, its last residual stream, and what each block read and kept."""
+    h, ctx = start(ends(llama), ids)
+    kept = []
+    for block in llama.blocks:
+        after, residuals = paced(_advance(block, h, ctx, keep))
+        kept.append((h, residuals))
+        h = after
+    return ctx, h, kept
 
 
 def _product_bytes(llama: Llama, tokens: int) -> int:
@@ -138,12 +143,44 @@ def _product_bytes(llama: Llama, tokens: int) -> int:
 
 
 @partial(jax.jit, static_argnames="keep")
-def _apply(
+def _advance(
     block: Block, h: Float[Array, "batch length hidden"], ctx: Context, keep: bool
-) -> Float[Array, "batch length hidden"]:
-    """`apply_block`; for the backward pass only `h` stays, or also what linears put out."""
+) -> tuple[Float[Array, "batch length hidden"], list[Array]]:
+    """The residual stream after a block, and what its backward pass needs beside its inputs."""
+    after, pullback = _vjp(block, h, ctx, keep)
+    leaves, own = jax.tree.leaves(pullback), jax.tree.leaves((block, h, ctx))
+    return after, [leaf for leaf in leaves if not _is_any(leaf, own)]
+
+
+@partial(jax.jit, static_argnames="keep")
+def _backward(
+    block: Block,
+    ctx: Context,
+    h: Float[Array, "batch length hidden"],
+    kept: list[Array],
+    cotangent: Float[Array, "batch length hidden"],
+    keep: bool,
+) -> tuple[Block, Float[Array, "batch length hidden"]]:
+    """Gradients with respect to a block and to its input, from what `_advance` kept.
+
+    The forward pass is traced again for its structure; that what it computes is kept already
+    leaves nothing of it to run.
+    """
+    _, pullback = _vjp(block, h, ctx, keep)
+    (leaves, structure), own = jax.tree.flatten(pullback), jax.tree.leaves((block, h, ctx))
+    rest = iter(kept)
+    leaves = [leaf if _is_any(leaf, own) else next(rest) for leaf in leaves]
+    return jax.tree.unflatten(structure, leaves)(cotangent)
+
+
+def _vjp(block: Block, h: Float[Array, "batch length hidden"], ctx: Context, keep: bool):
+    """`jax.vjp` of `apply_block`; `keep` says whether products are kept or computed again."""
     policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if keep else None
-    return jax.checkpoint(partial(apply_block, ctx=ctx), policy=policy)(block, h)
+    return jax.vjp(jax.checkpoint(partial(apply_block, ctx=ctx), policy=policy), block, h)
+
+
+def _is_any(x: Array, others: list[Array]) -> bool:
+    return any(x is other for other in others)
 
 
 @jax.jit

@@ -20,7 +20,8 @@ from jprune.evaluate import (
     summarise,
     window_nll,
 )
-from jprune.evaluate.perplexity import _nll_sums, default_batch_size
+from jprune.evaluate.batches import window_batch_size
+from jprune.llama.blockwise import advance, nll_sums, start
 from jprune.llama.config import LlamaConfig
 from jprune.llama.forward import forward
 from jprune.llama.params import init
@@ -100,22 +101,22 @@ def test_stacked_and_tuple_forms_agree(llama, ids):
 
 
 def test_one_program_serves_all_batches_and_all_models_of_a_structure(llama, ids):
-    _nll_sums.clear_cache()
+    programs = (start, advance, nll_sums)
+    for program in programs:
+        program.clear_cache()
     window_nll(llama, ids, 2)
-    assert _nll_sums._cache_size() == 1
     first, second, third = llama.blocks
-    for blocks in ((first, third), (third, second), (second, first)):
+    for blocks in ((first, third), (third, second), (second,)):
         window_nll(llama.replace(blocks=blocks), ids, 2)
-    assert _nll_sums._cache_size() == 2
+    assert [program._cache_size() for program in programs] == [1, 1, 1]
 
 
 def test_batches_are_even():
-    model = init(CONFIG, 1, jax.random.key(0))
-    size = default_batch_size(33, 128, model)
+    size = window_batch_size((33, 128))
     batches = -(-33 // size)
     assert batches * size - 33 < batches
-    assert default_batch_size(3, 10**6, model) == 1
-    assert default_batch_size(3, 16, model) == 3
+    assert window_batch_size((3, 10**6)) == 1
+    assert window_batch_size((3, 16)) == 3
 
 
 def test_nan_is_reported_not_hidden(llama, ids, caplog):

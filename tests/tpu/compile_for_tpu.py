@@ -1,51 +1,55 @@
 """Compiles programs for a TPU topology on a host that has none; run as a process of its own.
 
-    python compile_for_tpu.py v5e:2x4 fsdp:4,tensor:2 perplexity:32x2048 perplexity:12x128
+    python compile_for_tpu.py v5e:2x4 fsdp:4,tensor:2 perplexity:32x2048 taylor:12x128
 
-Prints JSON: for each program, bytes per chip and how often the splash attention kernel occurs.
+Prints JSON: for each job, the bytes that a chip holds and how often splash attention occurs.
 """
 
+import functools
 import json
+import math
 import sys
-import time
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import topologies
 from jax.sharding import NamedSharding
 
+from jprune.checkpoints.placement import bytes_per_device
 from jprune.core.mesh import parse_mesh, partition_spec
-from jprune.evaluate.perplexity import _nll_sums
+from jprune.evaluate import candidates
 from jprune.llama import Llama
+from jprune.llama.blockwise import advance, ends, nll_sums, start
 from jprune.llama.model import anonymous
 from jprune.llama.params import llama_spec
 from jprune.measure.shapes import shape_named
+from jprune.scores import taylor
 
 
-def main(topology: str, mesh_text: str, programs: list[str]) -> None:
-    """Prints the figures of each of `programs`, NAME:WINDOWSxLENGTH, at the Llama-2-7B shape."""
+def main(topology: str, mesh_text: str, jobs: list[str]) -> None:
+    """Prints the figures of each of `jobs`, NAME:WINDOWSxLENGTH, at the Llama-2-7B shape."""
     devices = topologies.get_topology_desc(topology, platform="tpu").devices
     mesh = parse_mesh(mesh_text, devices)
-    llama = sharded_model(mesh)
-    figures = {}
+    llama, figures = sharded_model(mesh), {}
     with jax.set_mesh(mesh):
-        for program in programs:
-            name, _, size = program.partition(":")
+        for job in jobs:
+            name, _, size = job.partition(":")
             windows, length = map(int, size.split("x"))
-            figures[program] = figures_of(*PROGRAMS[name](mesh, llama, windows, length))
+            ids = array(mesh, (windows, length), jnp.int32, "batch", None)
+            figures[job] = figures_of(llama, *JOBS[name](mesh, llama, ids))
     print(json.dumps(figures))
 
 
 def sharded_model(mesh) -> Llama:
-    """The model without its arrays, stacked, in bfloat16, its parameters split over `mesh`."""
+    """The model without its arrays, in bfloat16, its parameters split over `mesh`."""
     shape = shape_named("llama2-7b")
-    spec = llama_spec(shape.config, shape.num_layers, stacked=True)
 
     def parameter(spec):
         sharding = NamedSharding(mesh, partition_spec(spec.axes, spec.shape, mesh, name=""))
         return jax.ShapeDtypeStruct(spec.shape, jnp.bfloat16, sharding=sharding)
 
-    return anonymous(jax.tree.map(parameter, spec))
+    return anonymous(jax.tree.map(parameter, llama_spec(shape.config, shape.num_layers)))
 
 
 def array(mesh, shape, dtype, *axes):
@@ -54,26 +58,78 @@ def array(mesh, shape, dtype, *axes):
     return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
 
 
-def perplexity(mesh, llama, windows, length):
-    """The loss of a batch of windows."""
-    return _nll_sums, llama, array(mesh, (windows, length), jnp.int32, "batch", None)
+def states_of(mesh, llama, ids):
+    """The residual stream of a batch, and the context of the pass."""
+    h, ctx = jax.eval_shape(start, ends(llama), ids)
+    h = array(mesh, h.shape, h.dtype, "batch", None, None)
+    whole = functools.partial(array, mesh)
+    return h, jax.tree.map(lambda x: whole(x.shape, x.dtype, *(None,) * len(x.shape)), ctx)
 
 
-PROGRAMS = {"perplexity": perplexity}
+# Each job: the programs that it runs, and what it holds between them beside the model.
 
 
-def figures_of(function, *args) -> dict[str, float]:
-    """What a chip holds while `function` runs, in bytes, and which kernels run."""
-    start = time.perf_counter()
-    lowered = jax.jit(function).lower(*args)
-    memory = lowered.compile().memory_analysis()
-    return {
-        "arguments": memory.argument_size_in_bytes,
-        "temporaries": memory.temp_size_in_bytes,
-        "outputs": memory.output_size_in_bytes,
+def perplexity(mesh, llama, ids):
+    """Perplexity: one residual stream, block by block."""
+    h, ctx = states_of(mesh, llama, ids)
+    programs = [
+        (start, ends(llama), ids),
+        (advance, llama.blocks[0], h, ctx),
+        (nll_sums, ends(llama), h, ids),
+    ]
+    return programs, [h]
+
+
+def leave_one_out(mesh, llama, ids):
+    """Perplexity without each block: the streams of all candidates, several in a product."""
+    h, ctx = states_of(mesh, llama, ids)
+    several = (h,) * candidates._width(math.prod(ids.shape))
+    programs = [
+        (start, ends(llama), ids),
+        *((candidates._advance, llama.blocks[0], states, ctx) for states in ((h,), several)),
+        (nll_sums, ends(llama), h, ids),
+    ]
+    return programs, [h] * (1 + llama.num_layers)
+
+
+def taylor_scores(mesh, llama, ids):
+    """First-order saliency: every block's input and what it keeps, and one block's gradient."""
+    h, ctx = states_of(mesh, llama, ids)
+    keep = taylor._product_bytes(llama, math.prod(ids.shape)) <= taylor.MAX_KEPT_BYTES
+    block = llama.blocks[0]
+    _, kept = jax.eval_shape(functools.partial(taylor._advance, keep=keep), block, h, ctx)
+    kept = [array(mesh, x.shape, x.dtype, "batch", *(None,) * (len(x.shape) - 1)) for x in kept]
+    programs = [
+        (start, ends(llama), ids),
+        (functools.partial(taylor._advance, keep=keep), block, h, ctx),
+        (taylor._cotangent, ends(llama), h, ids, array(mesh, ids.shape[:1], np.float32, "batch")),
+        (functools.partial(taylor._backward, keep=keep), block, ctx, h, kept, h),
+        (functools.partial(taylor._part_saliency, power=1.0), block, block),
+    ]
+    return programs, [h, kept] * llama.num_layers
+
+
+JOBS = {"perplexity": perplexity, "leave_one_out": leave_one_out, "taylor": taylor_scores}
+
+
+def figures_of(llama, programs, held) -> dict[str, float]:
+    """What a chip holds while a job runs, in bytes, and which kernels run."""
+    used, arguments, kernels = [], 0, 0
+    for function, *args in programs:
+        lowered = jax.jit(function, keep_unused=True).lower(*args)
+        memory = lowered.compile().memory_analysis()
+        used.append(memory.temp_size_in_bytes + memory.output_size_in_bytes)
+        arguments += memory.argument_size_in_bytes
         # jaxlib cannot print every program that libtpu compiles for a v6e.
-        "kernels": lowered.as_text().count("tpu_custom_call"),
-        "seconds": time.perf_counter() - start,
+        kernels += lowered.as_text().count("tpu_custom_call")
+    return {
+        "model": bytes_per_device(llama),
+        "held": bytes_per_device(held),
+        "programs": max(used),
+        # What all programs read: as the compiler has it, and as it was asked to be laid out.
+        "arguments": arguments,
+        "share": sum(bytes_per_device(args) for _, *args in programs),
+        "kernels": kernels,
     }
 
 

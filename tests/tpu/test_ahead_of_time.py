@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module", params=[("v5e:2x4", 16), ("v6e:2x4", 32)], ids=lambda p: p[0])
 def compiled(request):
-    """The figures of every program on a topology of eight chips, and a chip's memory in bytes."""
+    """The figures of every job on a topology of eight chips, and a chip's memory in bytes."""
     topology, gib = request.param
     # No metadata server is asked what TPU this host has, and others may load libtpu meanwhile.
     env = os.environ | {
@@ -34,9 +34,9 @@ def compiled(request):
         "PYTHONPATH": str(ROOT),
     }
     script = pathlib.Path(__file__).with_name("compile_for_tpu.py")
-    programs = ["perplexity:32x2048", "perplexity:12x128"]
+    jobs = ["perplexity:32x2048", "leave_one_out:12x128", "taylor:12x128"]
     done = subprocess.run(
-        [sys.executable, script, topology, "fsdp:4,tensor:2", *programs],
+        [sys.executable, script, topology, "fsdp:4,tensor:2", *jobs],
         env=env,
         capture_output=True,
         text=True,
@@ -47,15 +47,22 @@ def compiled(request):
 
 
 def test_it_fits(compiled):
-    programs, memory = compiled
-    for name, figures in programs.items():
-        held = sum(figures[part] for part in ("arguments", "temporaries", "outputs"))
+    jobs, memory = compiled
+    for name, figures in jobs.items():
+        held = sum(figures[part] for part in ("model", "held", "programs"))
         assert held < MARGIN * memory, (name, held / GIB)
-        # An eighth of 6.74e9 parameters in two bytes each: nothing large is held whole.
-        assert 0.99 < figures["arguments"] / (2 * 6.74e9 / 8) < 1.05, name
+
+
+def test_nothing_large_is_held_whole(compiled):
+    jobs, _ = compiled
+    for name, figures in jobs.items():
+        # An eighth of 6.74e9 parameters in two bytes each.
+        assert 0.99 < figures["model"] / (2 * 6.74e9 / 8) < 1.05, name
+        assert 0.99 < figures["arguments"] / figures["share"] < 1.05, name
 
 
 def test_flash_attention_runs_where_windows_are_long(compiled):
-    programs, _ = compiled
-    assert programs["perplexity:32x2048"]["kernels"] > 0
-    assert programs["perplexity:12x128"]["kernels"] == 0
+    jobs, _ = compiled
+    kernels = {name: figures["kernels"] for name, figures in jobs.items()}
+    assert kernels["perplexity:32x2048"] > 0
+    assert kernels["leave_one_out:12x128"] == kernels["taylor:12x128"] == 0
