@@ -9,6 +9,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 JOBS ?= 2
 TEST_ARGS ?=
+SCRIPTS := $(wildcard tpu/*.sh) .ci/run
 
 .PHONY: help demo tables test lint clean
 
@@ -16,7 +17,7 @@ help:
 	@echo "make demo   prunes the bundled model: a table, a report page, a model for transformers"
 	@echo "make tables prints the tables of the README, from the demo's run"
 	@echo "make test   runs the tests"
-	@echo "make lint   checks style, format and types"
+	@echo "make lint   checks style, format, types and shell scripts"
 	@echo "make clean  removes $(VENV) and what the demo wrote"
 
 demo: $(VENV)/.installed
@@ -35,6 +36,8 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	for script in $(SCRIPTS); do bash -n $$script || exit 1; done
+	$(BIN)/shellcheck --external-sources $(SCRIPTS)
 
 clean:
 	rm -rf $(VENV) jprune-demo
