@@ -9,8 +9,11 @@ import pytest
 from jprune.checkpoints import export_huggingface, load, save
 from jprune.checkpoints.placement import bytes_per_device
 from jprune.core import mesh as meshes
-from jprune.evaluate import perplexity
+from jprune.evaluate import candidates, perplexity
+from jprune.evaluate.batches import map_batches, window_batch_size
 from jprune.llama import count_bytes, forward, stack, unstack
+from jprune.llama.blockwise import advance, ends, nll_sums, start
+from jprune.llama.model import anonymous
 from jprune.llama.names import named_params
 from jprune.scores import score
 from jprune.transforms import drop_blocks, drop_sublayers
@@ -52,6 +55,33 @@ def test_scores(folder, criterion):
         spread = score(load(folder), criterion, ids, **options)
     assert spread.order == alone.order
     np.testing.assert_allclose(values(spread), values(alone), rtol=1e-5)
+
+
+def test_batches_and_activations_are_split(folder):
+    """Of eight windows each device has two: `tensor` splits what is computed for them."""
+    with meshes.use_mesh(MESH):
+        assert window_batch_size((7, 16)) == 8
+        llama, ids = anonymous(load(folder)), meshes.put_batch(windows(8, 16, vocab=96))
+        h, ctx = start(ends(llama), ids)
+        for held in (ids, h, advance(llama.blocks[0], h, ctx), nll_sums(ends(llama), h, ids)):
+            assert {shard.data.shape[0] for shard in held.addressable_shards} == {2}
+            assert held.sharding.shard_shape(held.shape)[1:] == held.shape[1:]
+
+
+def test_on_more_devices_more_candidates_share_prefixes(folder, monkeypatch):
+    ids = windows(8, 16, vocab=96)
+    groups = []
+
+    def counted(function, ids, batch_size, label):
+        groups.append(label)
+        return map_batches(function, ids, batch_size, label)
+
+    monkeypatch.setattr(candidates, "map_batches", counted)
+    monkeypatch.setattr(candidates, "MAX_STATE_BYTES", 2 * 16 * 32 * 4)  # of two windows
+    with meshes.use_mesh(MESH):
+        score(load(folder), "perplexity", ids, batch_size=4)
+    # The full model and three without a block: each device has one window of each.
+    assert groups == ["NLL of 2 candidates"] * 2
 
 
 @pytest.mark.parametrize("num", [1, 7, 16])

@@ -20,7 +20,7 @@ from jprune.llama.forward import Context, apply_block, residual
 from jprune.llama.kernels import ArrayLike
 from jprune.llama.model import Block, Llama, anonymous
 
-# Residual streams held at a time, over all candidates.
+# Residual streams held at a time by a device, over all candidates.
 MAX_STATE_BYTES = 2**31
 # Tokens per matrix product, over candidates: enough to fill the device's matrix units.
 TOKENS_PER_PRODUCT = {"cpu": 2048}
@@ -50,7 +50,7 @@ def candidate_nll(
     """
     batch_size = batch_size or window_batch_size(ids.shape)
     state_bytes = batch_size * ids.shape[1] * llama.embed.shape[1] * llama.embed.dtype.itemsize
-    limit = max(1, MAX_STATE_BYTES // state_bytes)
+    limit = max(1, batch_parts() * MAX_STATE_BYTES // state_bytes)
     # In lexical order, so that those who share a prefix are in one group.
     order = np.lexsort(gates.reshape(len(gates), -1).T[::-1])
     llama = anonymous(llama)

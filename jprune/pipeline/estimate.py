@@ -7,12 +7,14 @@ import jax
 from jprune.checkpoints.placement import bytes_per_device, placement
 from jprune.core.mesh import batch_parts, current_mesh
 from jprune.evaluate.batches import window_batch_size
+from jprune.evaluate.candidates import MAX_STATE_BYTES
 from jprune.llama.model import Llama, count_bytes, count_params
 from jprune.pipeline.depth_config import DepthConfig
 from jprune.pipeline.source import SourceModel
 from jprune.pipeline.stages import StageState
 from jprune.report.tables import change, count, size
 from jprune.scores import Unit, parse_layers, units
+from jprune.scores.taylor import input_bytes
 from jprune.transforms import chain, drop_units, from_step
 
 FLOAT32 = 4  # bytes
@@ -64,7 +66,8 @@ def memory_bytes(llama: Llama, remaining: int, config: DepthConfig, source: Sour
     """The most that is held at once by a device, in bytes.
 
     That is the most of three: the model with the states of all candidates and the logits of a
-    batch, while it is scored; the model with the activations and logits of a batch, while it is
+    batch, while it is scored (for Taylor scores with the inputs of all blocks and the gradient of
+    one); the model with the activations and logits of a batch, while it is
     evaluated (the pruned one shares its arrays); and the exact model with the pruned one in the
     dtype of the files, while that is saved.
 
@@ -84,7 +87,12 @@ def memory_bytes(llama: Llama, remaining: int, config: DepthConfig, source: Sour
     state = tokens * hidden * source.dtype.itemsize
     candidates = len(units(llama, config.granularity)) + 1
     logits = min(tokens, LOGIT_TOKENS) * vocabulary * FLOAT32
-    scoring = parameters * itemsize + candidates * state + logits
+    states = min(candidates * state, MAX_STATE_BYTES)
+    if "taylor" in config.criteria:
+        windows = config.num_windows * config.window_length
+        gradient = share * FLOAT32 * count_params(llama.blocks[0])
+        states = max(states, input_bytes(llama, windows) + 2 * gradient)
+    scoring = parameters * itemsize + states + logits
     # In a block: the states before it and within, and the two halves of the MLP.
     activations = 4 * state + 2 * state * llama.config.intermediate_size / hidden
     evaluating = parameters * itemsize + activations + logits

@@ -3,8 +3,8 @@
 Only sums over |w * G| are wanted, never the gradients themselves. The backward pass therefore goes
 down the model with the gradient of one block at a time: it is summed over all calibration windows,
 multiplied with the weights, reduced to two numbers and dropped. The peak is the model, the inputs
-of every block, and one block's gradient, instead of two models; where they are few, the outputs of
-the linears are kept too, instead of computed again in the backward pass.
+of every block for all windows, and one block's gradient, instead of two models; where there is room
+for them, the outputs of the linears are kept too, instead of computed again in the backward pass.
 """
 
 from functools import partial
@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jprune.checkpoints.placement import free_bytes
 from jprune.core.errors import unknown
-from jprune.core.mesh import paced, put_batch
-from jprune.core.processes import to_host
+from jprune.core.mesh import batch_parts, paced, put_batch
+from jprune.core.processes import on_writer, to_host
 from jprune.evaluate.batches import window_batch_size
 from jprune.llama.blockwise import ends, start
 from jprune.llama.forward import Context, apply_block
@@ -28,8 +29,9 @@ from jprune.scores.parts import part_sums, part_values
 from jprune.scores.result import Scores, rank
 from jprune.scores.units import units
 
-# Outputs of linears that are kept for the backward pass.
-MAX_KEPT_BYTES = 2**32
+# Of a device's free memory, what outputs of linears may take. Devices that do not say what they
+# have free (CPUs) keep none: there it took twice the memory and no less time.
+KEPT_SHARE = 1 / 4
 
 REDUCTIONS = ("abs_of_sum", "sum_of_abs", "fisher")
 
@@ -107,7 +109,7 @@ def _saliency(
     power: float,
 ) -> Float[Array, "layers 2"]:
     """Per block: sums of |w * G|^power over attention and MLP, G summed over the batches."""
-    keep = _product_bytes(llama, ids.size) <= MAX_KEPT_BYTES
+    keep = _has_room_to_keep(llama, ids.size)
     passes = [_forward(llama, put_batch(batch), keep) for batch in ids]
     cotangents = [
         _cotangent(ends(llama), h, put_batch(batch), put_batch(share))
@@ -136,10 +138,24 @@ def _forward(
     return ctx, h, kept
 
 
-def _product_bytes(llama: Llama, tokens: int) -> int:
-    """What the outputs of all linears take."""
+def input_bytes(llama: Llama, tokens: int) -> int:
+    """What the inputs of all blocks take on a device, as long as the backward pass needs them.
+
+    Args:
+      llama: the model, or its shapes.
+      tokens: of all calibration windows.
+    """
+    hidden = llama.embed.shape[1] * llama.embed.dtype.itemsize
+    return tokens * hidden * (1 + llama.num_layers) // batch_parts()
+
+
+def _has_room_to_keep(llama: Llama, tokens: int) -> bool:
+    """Whether the outputs of all linears may stay until the backward pass."""
     kernels = (leaf for leaf in jax.tree.leaves(llama.blocks) if leaf.ndim == 2)
-    return tokens * sum(kernel.shape[1] * kernel.dtype.itemsize for kernel in kernels)
+    size = tokens * sum(kernel.shape[1] * kernel.dtype.itemsize for kernel in kernels)
+    free = free_bytes(jax.local_devices()[0]) or 0
+    # One answer for all processes: they run the same programs.
+    return on_writer(lambda: size // batch_parts() <= KEPT_SHARE * free)
 
 
 @partial(jax.jit, static_argnames="keep")

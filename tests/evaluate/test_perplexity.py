@@ -100,6 +100,11 @@ def test_stacked_and_tuple_forms_agree(llama, ids):
     )
 
 
+def test_models_of_numpy_arrays(llama, ids):
+    plain = jax.tree.map(np.asarray, llama)
+    np.testing.assert_allclose(window_nll(plain, ids), window_nll(llama, ids), rtol=1e-6)
+
+
 def test_one_program_serves_all_batches_and_all_models_of_a_structure(llama, ids):
     programs = (start, advance, nll_sums)
     for program in programs:

@@ -61,6 +61,18 @@ def test_memory_counts_what_is_held(model, config):
     assert estimates["bfloat16"] < estimates["float32"]
 
 
+def test_memory_of_taylor_grows_with_the_calibration_windows(model, config):
+    values = {k: v for k, v in config(criterion="taylor", compare=[]).items() if k != "job"}
+    source = find_model(model, "float32")
+    llama = source.abstract()
+    few, many = (
+        memory_bytes(llama, 0, depth_config(values | {"num_windows": n}), source)
+        for n in (1000, 3000)
+    )
+    inputs = 2000 * values["window_length"] * llama.embed.shape[1] * 4 * (1 + len(llama.blocks))
+    assert inputs <= many - few <= 1.1 * inputs
+
+
 def test_dry_run(tmp_path, config, model):
     workdir = tmp_path / "W"
     lines = dry_run(config(), workdir)
