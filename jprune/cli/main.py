@@ -82,12 +82,13 @@ def _dispatch(argv: list[str]) -> int:
     flags = parsing.parse(name, module, rest)
 
     from jprune.core.allocation import keep_freed_memory
-    from jprune.core.compilation import enable_compilation_cache
+    from jprune.core.compilation import enable_compilation_cache, prefer_cublas
     from jprune.pipeline.interruption import interruptible
 
     with _shown_log(), interruptible(), contextlib.ExitStack() as stack:
         enable_compilation_cache()
         keep_freed_memory()
+        prefer_cublas()
         _spread(flags, stack)
         return module.run(flags)
 

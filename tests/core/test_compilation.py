@@ -49,3 +49,28 @@ def test_off_and_unwritable(tmp_path):
 def test_the_users_own_setting_stays(monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "/somewhere/else")
     assert compilation.enable_compilation_cache() == pathlib.Path("/somewhere/else")
+
+
+def test_cublas_is_preferred_where_jax_runs_on_nvidia_cards(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=here")
+    monkeypatch.setattr(compilation, "_CUDA_PLUGINS", ("no_such_plugin",))
+    compilation.prefer_cublas()
+    assert os.environ["XLA_FLAGS"] == "--xla_dump_to=here"
+    monkeypatch.setattr(compilation, "_CUDA_PLUGINS", ("no_such_plugin", "json"))
+    compilation.prefer_cublas()
+    compilation.prefer_cublas()
+    expected = "--xla_dump_to=here --xla_gpu_enable_triton_gemm=false"
+    assert os.environ["XLA_FLAGS"] == expected
+
+
+def test_the_users_own_choice_of_kernels_stays(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_enable_triton_gemm=true")
+    monkeypatch.setattr(compilation, "_CUDA_PLUGINS", ("json",))
+    compilation.prefer_cublas()
+    assert os.environ["XLA_FLAGS"] == "--xla_gpu_enable_triton_gemm=true"
+
+
+def test_xla_knows_the_flag():
+    """It would end the process otherwise."""
+    done = run(JPRUNE_CACHE="off", XLA_FLAGS=f"--{compilation._TRITON}=false")
+    assert done.returncode == 0, done.stderr
