@@ -1,7 +1,9 @@
 """Hugging Face checkpoints into Llama pytrees, tensor by tensor."""
 
 import collections
+import concurrent.futures
 import dataclasses
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,6 +32,7 @@ CONFIG = "config.json"
 
 # Smaller checkpoints are read before anybody could look at a progress line.
 _PROGRESS_BYTES = 500_000_000
+_READERS = 8
 
 
 def import_huggingface(
@@ -71,15 +74,17 @@ def import_huggingface(
     check_room(wanted, place, source)
     if target == own:  # any other dtype was asked for
         _log_casts(stored, target, source)
-    total = sum(tensor.end - tensor.start for tensor in stored.values())
-    items = wanted.items()
-    if total > _PROGRESS_BYTES:
-        items = progress(items, f"loading {source}", total=len(wanted), unit="tensor")
-    arrays = [
-        _load(stored[hf_names.tensor_name(name)], name, leaf, place(name, leaf.shape))
-        for name, leaf in items
-    ]
-    return jax.tree_util.tree_unflatten(treedef, arrays)
+
+    def read(item: tuple[str, jax.ShapeDtypeStruct]) -> jax.Array:
+        name, leaf = item
+        return _load(stored[hf_names.tensor_name(name)], name, leaf, place(name, leaf.shape))
+
+    # Transposing keeps a core busy; the host holds no more than one tensor for each reader.
+    with concurrent.futures.ThreadPoolExecutor(min(_READERS, os.cpu_count() or 1)) as pool:
+        arrays = pool.map(read, wanted.items())
+        if sum(tensor.end - tensor.start for tensor in stored.values()) > _PROGRESS_BYTES:
+            arrays = progress(arrays, f"loading {source}", total=len(wanted), unit="tensor")
+        return jax.tree_util.tree_unflatten(treedef, list(arrays))
 
 
 def read_config(folder: PathLike) -> tuple[LlamaConfig, int]:
