@@ -4,9 +4,19 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from jprune.checkpoints.config_values import flag, number, parse_object, positive
+from jprune.checkpoints.config_values import (
+    flag,
+    number,
+    parse_object,
+    positive,
+    string,
+    strings,
+    token,
+    tokens,
+)
 from jprune.checkpoints.families import ARCHITECTURES, FAMILIES, SUPPORTED, Family
 from jprune.checkpoints.hf_rope import parse_rope
+from jprune.checkpoints.hf_window import parse_window
 from jprune.core.errors import InputError
 from jprune.llama.config import LlamaConfig
 from jprune.llama.forward import ACTIVATIONS
@@ -67,9 +77,12 @@ def parse_config(text: str, where: str = "config.json") -> tuple[LlamaConfig, in
     head_dim = positive(values, "head_dim", hidden // heads, where)
     if head_dim % 2:
         raise InputError(f"{where}: rotary embeddings need an even head_dim, not {head_dim}")
-    eos = values["eos_token_id"]
     fields: dict[str, Any] = {**sizes, **_biases(values, family, where), **family.fields}
-    fields["sliding_window"] = _sliding_window(values, family, num_layers, where)
+    fields |= {
+        "sliding_window": parse_window(values, family, num_layers, where),
+        "bos_token_id": token(values, "bos_token_id", where),
+        "eos_token_id": tokens(values, "eos_token_id", where),
+    }
     config = LlamaConfig(
         **fields,
         num_key_value_heads=kv_heads,
@@ -78,8 +91,6 @@ def parse_config(text: str, where: str = "config.json") -> tuple[LlamaConfig, in
         rope=parse_rope(values, where),
         tie_word_embeddings=flag(values, "tie_word_embeddings", where),
         hidden_act=_activation(values, name, where),
-        bos_token_id=values["bos_token_id"],
-        eos_token_id=tuple(eos) if isinstance(eos, list) else eos,
         family=name,
         source=text,
     )
@@ -186,10 +197,11 @@ def _config_values(config: LlamaConfig) -> dict[str, Any]:
 
 
 def _family(values: dict[str, Any], where: str) -> str:
-    names = values.get("architectures") or []
-    if not names and values.get("model_type") in FAMILIES:
-        return values["model_type"]
-    name = names[0] if names else values.get("model_type") or "none given"
+    names = strings(values, "architectures", where)
+    model_type = string(values, "model_type", "", where)
+    if not names and model_type in FAMILIES:
+        return model_type
+    name = names[0] if names else model_type or "none given"
     if name not in ARCHITECTURES:
         raise InputError(
             f"{where}: unsupported architecture {name!r}; jprune reads {', '.join(ARCHITECTURES)} "
@@ -199,9 +211,9 @@ def _family(values: dict[str, Any], where: str) -> str:
 
 
 def _activation(values: dict[str, Any], family: str, where: str) -> str:
-    name = values["hidden_act"]
+    name = string(values, "hidden_act", "", where)
     if family == "gemma":
-        name = values.get("hidden_activation") or name
+        name = string(values, "hidden_activation", "", where) or name
         if name == "gelu":  # what its first files say, and never was so
             name = "gelu_pytorch_tanh"
     if name not in ACTIVATIONS:
@@ -217,31 +229,6 @@ def _biases(values: dict[str, Any], family: Family, where: str) -> dict[str, boo
     found = {"attention_bias": attention, "mlp_bias": mlp}
     found = {key: value for key, value in found.items() if key in family.written}
     return found | ({"output_bias": attention} if "attention_bias" in found else {})
-
-
-def _sliding_window(
-    values: dict[str, Any], family: Family, num_layers: int, where: str
-) -> int | None:
-    """How many tokens attention sees, the same in all layers; None for all before."""
-    if values.get("use_bidirectional_attention"):
-        raise InputError(f"{where}: bidirectional attention is not supported, only causal")
-    if "sliding_window" not in family.defaults or values["sliding_window"] is None:
-        return None
-    if "use_sliding_window" not in family.defaults:  # Mistral: in all layers
-        return positive(values, "sliding_window", 0, where)
-    if not flag(values, "use_sliding_window", where):
-        return None
-    first = values["max_window_layers"]  # the layers from here on slide
-    types = values.get("layer_types") or [
-        "sliding_attention" if layer >= first else "full_attention" for layer in range(num_layers)
-    ]
-    window = positive(values, "sliding_window", 0, where)
-    if len(set(types)) > 1 and window < values["max_position_embeddings"]:
-        raise InputError(
-            f"{where}: some layers have a sliding window and others not (layer_types, "
-            "max_window_layers); supported are models in which all have it or none"
-        )
-    return window if set(types) == {"sliding_attention"} else None
 
 
 def _refuse_quantised(values: dict[str, Any], where: str) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from jprune.checkpoints.config_values import number, positive
+from jprune.checkpoints.config_values import mapping, number, positive, string
 from jprune.core.errors import InputError
 from jprune.llama.config import Rope
 
@@ -19,16 +19,27 @@ def parse_rope(values: dict[str, Any], where: str = "config.json") -> Rope:
 
     As in transformers: a non-empty `rope_scaling` comes before `rope_parameters`, and a theta
     inside either before the one beside it.
+
+    Raises:
+      InputError: a kind of scaling that jprune does not have, a value of the wrong kind, or
+        parameters that are given for each kind of layer apart.
     """
-    scaling = values.get("rope_scaling") or values.get("rope_parameters") or {}
-    if not isinstance(scaling, dict):
-        raise InputError(f"{where}: rope_scaling must be an object, found {scaling!r}")
-    name = scaling.get("rope_type", scaling.get("type", "default"))
+    forms = {key: mapping(values, key, where) for key in ("rope_scaling", "rope_parameters")}
+    key, scaling = next((form for form in forms.items() if form[1]), ("", {}))
+    nested = next((name for name, value in scaling.items() if isinstance(value, dict)), None)
+    if nested:
+        raise InputError(
+            f"{where}: {key} is given for single kinds of layers ({nested!r}), which is not "
+            'supported; write one for all of them, as in {"rope_type": "default", "rope_theta": '
+            "10000.0}"
+        )
+    name = string(scaling, "rope_type", string(scaling, "type", "default", where), where)
     if name not in _ROPE_KINDS:
         raise InputError(
             f"{where}: unsupported rope type {name!r}; supported: {', '.join(_ROPE_KINDS)}"
         )
-    partial = scaling.get("partial_rotary_factor", values.get("partial_rotary_factor")) or 1.0
+    outer = number(values, "partial_rotary_factor", 1.0, where)
+    partial = number(scaling, "partial_rotary_factor", outer, where)
     if partial != 1.0:
         raise InputError(
             f"{where}: unsupported partial_rotary_factor {partial}; "

@@ -182,12 +182,22 @@ def find_tokenizer(folder: PathLike) -> Tokenizer | None:
 
 
 def form_of(folder: PathLike) -> Form:
-    """Which kind of checkpoint a folder holds. Raises InputError if none that jprune reads."""
+    """Which kind of checkpoint a folder holds.
+
+    Raises:
+      InputError: none that jprune reads, or an adapter and a whole model in one.
+    """
     folder = as_path(folder)
+    if (folder / ADAPTER_CONFIG).exists():
+        whole = _whole_model(folder)
+        if whole:
+            raise InputError(
+                f"{folder} holds an adapter ({ADAPTER_CONFIG}) and a whole model ({whole}), and "
+                "only one of them can be meant: move the files of the other to another folder"
+            )
+        return "peft"
     if (folder / MANIFEST).exists():
         return "orbax"
-    if (folder / ADAPTER_CONFIG).exists() and not _has_weights(folder):
-        return "peft"
     if (folder / CONFIG).exists():
         return "huggingface"
     if any((folder / name).exists() for name in (*_ORBAX_FILES, "arrays")):
@@ -228,8 +238,10 @@ def _adapter_sha256(folder: epath.Path) -> str:
     return sha256_json({"base": base, "settings": moved, ADAPTER: sha256_file(folder / ADAPTER)})
 
 
-def _has_weights(folder: epath.Path) -> bool:
-    return any(folder.glob("model*.safetensors"))
+def _whole_model(folder: epath.Path) -> str | None:
+    """The name of a file by which a folder holds all weights of a model; None without one."""
+    files = (folder / MANIFEST, folder / INDEX, *sorted(folder.glob("model*.safetensors")))
+    return next((file.name for file in files if file.exists()), None)
 
 
 def _missing(folder: epath.Path) -> str:

@@ -11,7 +11,7 @@ import collections
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -87,7 +87,7 @@ def read_adapter(folder: epath.Path) -> Adapter:
 
 
 def check_fits(adapter: Adapter, base: Llama, name: str) -> None:
-    """Raises InputError, naming the difference, if an adapter is of another base.
+    """Raises InputError, naming the difference, if an adapter is of another base or rank.
 
     Args:
       adapter: with factors for some modules of `base`.
@@ -100,13 +100,16 @@ def check_fits(adapter: Adapter, base: Llama, name: str) -> None:
             raise InputError(_no_module(module, pair.a, base, name))
         rows, columns = _plain(linears[module].kernel).shape
         rank = adapter.settings.rank(module)
-        for tensor, shape in ((pair.a, (rank, rows)), (pair.b, (columns, rank))):
-            if tensor.shape != shape:
+        for tensor, shape, at in ((pair.a, (rank, rows), 1), (pair.b, (columns, rank), 0)):
+            if len(tensor.shape) != 2 or tensor.shape[at] != shape[at]:
                 raise InputError(
                     f"tensor {tensor.name} in {tensor.file} has shape {list(tensor.shape)}, "
                     f"expected {list(shape)} for rank {rank} on base {name}, whose weight is "
                     f"{[columns, rows]}: {_edit(adapter.folder)}"
                 )
+        ranks = {pair.a.shape[0], pair.b.shape[1]}
+        if ranks != {rank}:
+            raise InputError(_other_rank(adapter, module, sorted(ranks)))
 
 
 def attach(adapter: Adapter, base: Llama, adapters: Adapters) -> Llama:
@@ -212,6 +215,18 @@ def _no_module(module: str, tensor: StoredTensor, base: Llama, name: str) -> str
     if layer is not None and layer >= base.num_layers:
         return f"{where} updates layer {layer}, but base {name} has {base.num_layers}: {edit}"
     return f"{where} updates {module}, which base {name} does not have: {edit}"
+
+
+def _other_rank(adapter: Adapter, module: str, ranks: Sequence[int]) -> str:
+    """The message for factors that fit the base, but are of other ranks than the settings say."""
+    tensor, file = adapter.pairs[module].a, adapter.folder / ADAPTER_CONFIG
+    where = f"the factors of {module} in {tensor.file} have"
+    if len(ranks) > 1:
+        return f"{where} ranks {ranks[0]} and {ranks[1]}; save or download the adapter again"
+    return (
+        f"{where} rank {ranks[0]}, but {file} says {adapter.settings.rank(module)}: set r there to "
+        f"{ranks[0]}, or rank_pattern if that is the rank of some modules only"
+    )
 
 
 def _edit(folder: epath.Path) -> str:

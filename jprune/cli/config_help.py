@@ -86,9 +86,9 @@ def _meanings(job: str) -> dict[str, str]:
 
 
 def _items(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any, type]]:
-    """The path, value and type of every key."""
+    """The path, value and type of every key; a group without keys has nothing to set."""
     for key in config:
-        if isinstance(config[key], ConfigDict) and len(config[key]):
+        if isinstance(config[key], ConfigDict):
             yield from _items(config[key], f"{prefix}{key}.")
         else:
             yield prefix + key, config[key], config.get_type(key)
@@ -97,8 +97,6 @@ def _items(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any, typ
 def _shown(value: Any) -> str:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return ",".join(map(str, value))
-    if isinstance(value, ConfigDict):
-        return ""
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
     return str(value)

@@ -141,7 +141,8 @@ def _override(config: ConfigDict, key: str, text: str) -> None:
         raise unknown("config key", key, _keys(config))
     if isinstance(node[last], ConfigDict):
         keys = ", ".join(f"{key}.{inner}" for inner in _keys(node[last]))
-        raise InputError(f"config key {key!r} is a group; set one of {keys}")
+        hint = f"set one of {keys}" if keys else "and here it has no keys"
+        raise InputError(f"config key {key!r} is a group; {hint}")
     value = _converted(key, text, node[last], node.get_type(last))
     with node.unlocked(), node.ignore_type():
         node[last] = value
@@ -156,11 +157,14 @@ def _keys(config: ConfigDict) -> Iterable[str]:
 
 
 def _converted(key: str, text: str, default: Any, kind: type) -> Any:
-    """`text` as a value of the key's type. Every key but those of text can be null."""
+    """`text` as a value of the key's type.
+
+    Every key can be null but one of text that has a default: there it is a text like others.
+    """
+    if text.lower() in ("null", "none") and (kind is not str or default is None):
+        return None
     if kind is str:
         return text
-    if text.lower() in ("null", "none"):
-        return None
     try:
         if kind is bool:
             return {"true": True, "1": True, "false": False, "0": False}[text.lower()]

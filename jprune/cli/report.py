@@ -1,13 +1,16 @@
 """Rebuilds the report page of a finished run, or compares several runs in one table.
 
 jprune report W --table=curve
-jprune report W1 W2 W3 --reference=W1 --format=md --out=table.md
+jprune report W1 W2 W3 --reference=W1 --out=table.md
 
 For one run: writes W/report.html and W/plots/*.png, and prints one row, or with --table=curve the
 perplexity of each criterion at each number of removed units. For several: one row per run; runs
 that differ only in their seed are one row, with mean and standard deviation. Runs that were
 measured with different protocols are refused.
 """
+
+from collections.abc import Sequence
+from typing import Any
 
 from absl import flags as absl_flags
 
@@ -19,16 +22,30 @@ from jprune.report.tables import FORMATS, render
 
 POSITIONAL = "workdir"
 
-# How a printed comparison begins: a file that begins so may be replaced by another.
-_BEGIN = (b"Run ", b"| Run ", b"run,", rb"\begin{tabular}")
-_ENDINGS = {".txt": "text", ".md": "md", ".csv": "csv", ".tex": "tex"}
+# A printed table, the figures for --out, and the protocol of these.
+_Result = tuple[str, dict[str, Any], dict[str, Any] | None]
+
+# How a printed table begins: a file that begins so may be replaced by another.
+_BEGIN = (
+    *(b"Run ", b"| Run ", b"Run,", b"run,"),
+    *(b"Removed ", b"| Removed ", b"Removed,", rb"\begin{tabular}"),
+)
+_ENDINGS = {".json": "json", ".txt": "text", ".md": "md", ".csv": "csv", ".tex": "tex"}
 
 
 def define(flags: absl_flags.FlagValues) -> None:
     """Defines the flags of `jprune report`."""
-    flag.texts(flags, POSITIONAL, "folders that `jprune run` wrote (--workdir= may be left out)")
+    flag.texts(
+        flags,
+        POSITIONAL,
+        "folders that `jprune run` wrote; without --workdir= they are words: jprune report A B",
+    )
     absl_flags.DEFINE_enum(
-        "format", "text", list(FORMATS), "form of the printed table", flag_values=flags
+        "format",
+        None,
+        list(FORMATS),
+        "form of the printed table; by default that of --out, else text",
+        flag_values=flags,
     )
     absl_flags.DEFINE_enum(
         "table", "summary", ["summary", "curve"], "of one run: which is printed", flag_values=flags
@@ -45,7 +62,8 @@ def define(flags: absl_flags.FlagValues) -> None:
         flags,
         "out",
         None,
-        "JSON file for the result; of several runs also .md, .csv, .tex or .txt, for the table",
+        "file for the result; its ending says as what: .json for all figures, or .md, .csv, .tex, "
+        ".txt for the printed table",
     )
 
 
@@ -53,23 +71,78 @@ def run(flags: Flags) -> int:
     """Rebuilds the page of one workdir, or compares several.
 
     Raises:
-      InputError: no workdir, one that has no run in it, or runs that do not compare.
+      InputError: no workdir, one that has no run in it, runs that do not compare, or an --out
+        whose ending is unknown or at odds with --format.
     """
     workdirs = flags.workdir
     if not workdirs:
         raise InputError("no workdir given; write: jprune report WORKDIR")
-    if len(workdirs) > 1:
-        return _compare(flags)
-    if flags.reference or flags.per_run:
+    _check_words(workdirs)
+    several = len(workdirs) > 1
+    if several and flags.table != "summary":
+        raise InputError(f"--table={flags.table} shows one run: give one workdir")
+    if not several and (flags.reference or flags.per_run):
         name = "reference" if flags.reference else "per_run"
         raise InputError(f"--{name} is for a comparison: give several workdirs")
-    return _rebuild(flags, workdirs[0])
+    written = _written(flags)
+    shown = flags.format or (written if written in FORMATS else "text")
+    table, result, protocol = (
+        _compare(flags, shown) if several else _rebuild(flags, workdirs[0], shown)
+    )
+    print(table)
+    if written == "json":
+        output.write(flags, result, protocol)
+    elif written:
+        write_text(flags.out, table + "\n")
+        output.say(f"wrote {flags.out}")
+    return 0
 
 
-def _rebuild(flags: Flags, workdir: str) -> int:
-    """Writes the page and prints the run's row."""
-    output.check_out_file(flags.out)
+def _check_words(workdirs: Sequence[str]) -> None:
+    """Raises InputError, with what to write, for folders in one word with commas between them."""
+    for workdir in workdirs:
+        if "," in workdir and not as_path(workdir).exists():
+            raise InputError(
+                f"no workdir at {workdir}; several are several words: jprune report "
+                f"{workdir.replace(',', ' ')}"
+            )
 
+
+def _written(flags: Flags) -> str | None:
+    """What --out will hold: JSON, or the table in a form; None without --out.
+
+    Raises:
+      InputError: an unknown ending, one at odds with --format, or a file in its place that no
+        such result may replace.
+    """
+    out = flags.out
+    if not out:
+        return None
+    if as_path(out).is_dir():
+        raise InputError(f"--out={out} is a folder; give the name of a file")
+    written = _ENDINGS.get(as_path(out).suffix.lower())
+    if written is None:
+        raise InputError(
+            f"--out={out}: what to write? end the name in {', '.join(_ENDINGS)}: all figures as "
+            "JSON, or the table"
+        )
+    if written == "json":
+        output.check_out_file(out)
+        return written
+    if flags.format not in (None, written):
+        ending = next(end for end, form in _ENDINGS.items() if form == flags.format)
+        raise InputError(
+            f"--out={out} is the name of a table as {written}, but --format={flags.format} is "
+            f"given: leave that out, or end the name in {ending}"
+        )
+    path = as_path(out)
+    if path.exists() and not path.read_bytes().startswith(_BEGIN):
+        raise InputError(f"--out={out} exists and is no table of jprune; give another name")
+    return written
+
+
+def _rebuild(flags: Flags, workdir: str, shown: str) -> _Result:
+    """Writes the page; gives the run's row, or its curve, and its figures."""
     from jprune.report import write_report
     from jprune.report.sections import curve_table, perplexity_pair, summary_table
 
@@ -78,57 +151,28 @@ def _rebuild(flags: Flags, workdir: str) -> int:
     if flags.table == "curve" and not curve:
         raise InputError(f"the run in {workdir} has no curve; see its key curve_windows")
     table = curve_table(curve) if flags.table == "curve" and curve else summary_table(report.run)
-    print(render(table.columns, table.rows, flags.format))
-    if table.caption and flags.format in ("text", "md"):
-        print(f"\n{table.caption}" if flags.format == "md" else table.caption)
+    text = render(table.columns, table.rows, shown)
+    if table.caption and shown in ("text", "md"):
+        text += f"\n\n{table.caption}" if shown == "md" else f"\n{table.caption}"
     output.say(f"wrote {report.page} and {len(report.plots)} plots")
-    if flags.out:
-        first, last = perplexity_pair(report.run)
-        result = {
-            "workdir": workdir,
-            "page": report.page,
-            "plots": report.plots,
-            "model": report.run.model,
-            "removed": [{"layer": layer, "part": part} for layer, part in report.run.removed],
-            "ppl": {"before": first and first.ppl, "after": last and last.ppl},
-        }
-        output.write(flags, result, dict(last.protocol) if last else None)
-    return 0
+    first, last = perplexity_pair(report.run)
+    result = {
+        "workdir": workdir,
+        "page": report.page,
+        "plots": report.plots,
+        "model": report.run.model,
+        "removed": [{"layer": layer, "part": part} for layer, part in report.run.removed],
+        "ppl": {"before": first and first.ppl, "after": last and last.ppl},
+    }
+    return text, result, dict(last.protocol) if last else None
 
 
-def _compare(flags: Flags) -> int:
-    """Prints one row per run; --out gets the same table, or the figures as JSON."""
-    if flags.table != "summary":
-        raise InputError(f"--table={flags.table} shows one run: give one workdir")
-    out, ending = flags.out, as_path(flags.out).suffix if flags.out else ""
-    chosen = flags.format
-    if ending in _ENDINGS and flags["format"].using_default_value:
-        chosen = _ENDINGS[ending]
-    if ending in _ENDINGS:
-        _check_table_file(out)
-    else:
-        output.check_out_file(out)
-
+def _compare(flags: Flags, shown: str) -> _Result:
+    """A table with one row per run, and its figures."""
     from jprune.report import compare, render_comparison
     from jprune.report.comparison_tables import comparison_values
 
     comparison = compare(flags.workdir, flags.reference or "before", flags.per_run)
-    table = render_comparison(comparison, chosen)
-    print(table)
-    if ending in _ENDINGS:
-        write_text(out, table + "\n")
-        output.say(f"wrote {out}")
-    elif out:
-        protocols = {data: dict(fields) for data, fields in comparison.protocols.items()}
-        result = {"runs": comparison_values(comparison), "left_out": list(comparison.left_out)}
-        output.write(flags, result, protocols)
-    return 0
-
-
-def _check_table_file(out: str) -> None:
-    """Raises InputError if --out is a folder, or a file that is no table of ours."""
-    path = as_path(out)
-    if path.is_dir():
-        raise InputError(f"--out={out} is a folder; give the name of a file")
-    if path.exists() and not path.read_bytes().startswith(_BEGIN):
-        raise InputError(f"--out={out} exists and is no table of jprune; give another name")
+    result = {"runs": comparison_values(comparison), "left_out": list(comparison.left_out)}
+    protocols = {data: dict(fields) for data, fields in comparison.protocols.items()}
+    return render_comparison(comparison, shown), result, protocols

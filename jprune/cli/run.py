@@ -30,8 +30,19 @@ def help_text(words: Sequence[str], general: str) -> str:
     """The general help and the configs; with --config=NAME among the words, that config's keys."""
     from jprune.cli import config_help
 
-    chosen = [word.partition("=")[2] for word in words if word.startswith("--config=")]
-    return config_help.of_config(chosen[-1]) if chosen else f"{general}\n\n{config_help.overview()}"
+    chosen = _chosen(words)
+    return config_help.of_config(chosen) if chosen else f"{general}\n\n{config_help.overview()}"
+
+
+def _chosen(words: Sequence[str]) -> str | None:
+    """The config that the last --config among the words names, after "=" or as the next word."""
+    chosen = None
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        if name in ("--config", "-config"):
+            value = value if equals else following
+            chosen = None if value.startswith("-") else value
+    return chosen
 
 
 def run(flags: Flags) -> int:

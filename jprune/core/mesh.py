@@ -175,6 +175,8 @@ def paced(x: Any) -> Any:
 def _parse_sizes(text: str) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for item in text.split(","):
+        if not item.strip():
+            raise InputError(f"mesh {text!r} has an empty part; write it as in 'data:2,fsdp:4'")
         axis, colon, size = (part.strip() for part in item.partition(":"))
         if axis not in MESH_AXES:
             raise unknown("mesh axis", axis, MESH_AXES)

@@ -1,6 +1,5 @@
 """Causal grouped-query attention, behind one dispatcher."""
 
-from functools import partial
 from typing import Literal
 
 import jax
@@ -45,7 +44,7 @@ def resolve(implementation: str, length: int, head_dim: int, dtype) -> Resolved:
 
 def _target() -> tuple[str, str]:
     """Platform and kind of the devices that run the program: the ambient mesh's or the default."""
-    # A mesh may be of devices that are not here, to compile ahead of time for them.
+    # A mesh may be of devices that are not here: so programs are compiled ahead of time for them.
     device = jax.sharding.get_abstract_mesh().abstract_device
     if device is None:
         return jax.default_backend(), jax.devices()[0].device_kind
@@ -74,17 +73,10 @@ def attend(
     i. The softmax is in float32. Lengths that flash attention does not take are padded at the end,
     which a causal mask makes invisible to the positions that are kept.
     """
-    length = q.shape[1]
-    resolved = resolve(implementation, length, q.shape[-1], q.dtype)
+    resolved = resolve(implementation, q.shape[1], q.shape[-1], q.dtype)
     if resolved == "cudnn":
         return _cudnn(q, k, v, window)
-    splash = partial(splash_attention, window=window)
-    if resolved == "splash":
-        return splash(q, k, v)
-    plain = partial(plain_attention, window=window)
-    if implementation == "auto" and length >= SPLASH_LENGTH and _may_be_for_tpu():
-        return jax.lax.platform_dependent(q, k, v, tpu=splash, default=plain)
-    return plain(q, k, v)
+    return (splash_attention if resolved == "splash" else plain_attention)(q, k, v, window)
 
 
 def _cudnn(q: Array, k: Array, v: Array, window: int | None) -> Array:
@@ -97,12 +89,6 @@ def _cudnn(q: Array, k: Array, v: Array, window: int | None) -> Array:
         q, k, v, is_causal=True, local_window_size=reach, implementation="cudnn"
     )
     return out[:, :length]
-
-
-def _may_be_for_tpu() -> bool:
-    """Whether only lowering knows: a CPU and no mesh is also how programs are compiled for TPUs."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return mesh.abstract_device is None and jax.default_backend() == "cpu"
 
 
 def _reach(window: int | None, length: int) -> tuple[int, int] | None:

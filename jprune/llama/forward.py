@@ -173,7 +173,13 @@ def run_blocks(
     for part, part_key in zip(llama.blocks, _keys(key, len(llama.blocks)), strict=True):
         if isinstance(part, Run):
             keys = None if part_key is None else jax.random.split(part_key, len(part))
-            h, _ = jax.lax.scan(lambda h, x: (step(x[0], h, key=x[1]), None), h, (part.block, keys))
+            # Blocks without either sublayer have no arrays that would tell how many there are.
+            h, _ = jax.lax.scan(
+                lambda h, x: (step(x[0], h, key=x[1]), None),
+                h,
+                (part.block, keys),
+                length=len(part),
+            )
         else:
             h = step(part, h, key=part_key)
     return h

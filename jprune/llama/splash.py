@@ -63,7 +63,7 @@ def _specs(q: tuple[int, ...], k: tuple[int, ...], mesh: AbstractMesh) -> tuple[
 
 
 def _kernel(window: int | None, interpret: bool, q: Array, k: Array, v: Array) -> Array:
-    # Here and not above: importing Pallas takes as long as all of jprune.
+    # Here and not above: only TPUs need it, and what is experimental may move in a later JAX.
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
     length, heads, head_dim = q.shape[1:]

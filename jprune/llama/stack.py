@@ -84,8 +84,11 @@ def _unstack_run(run: Run, consume: bool) -> list[Block]:
         columns.append([leaf[index] for index in range(len(run))])
         if consume:
             _delete([leaf], columns[-1])
-    blocks = (jax.tree.unflatten(treedef, row) for row in zip(*columns, strict=True))
-    return [block.replace(origin=origin) for block, origin in zip(blocks, run.origins, strict=True)]
+    # Counted by the origins: blocks without either sublayer have no arrays.
+    return [
+        jax.tree.unflatten(treedef, [column[index] for column in columns]).replace(origin=origin)
+        for index, origin in enumerate(run.origins)
+    ]
 
 
 def _delete(sources: Sequence[Array], results) -> None:

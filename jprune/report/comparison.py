@@ -78,12 +78,14 @@ class Comparison:
       protocols: of each data source that all runs were evaluated on; the same for all of them.
       left_out: data sources that only some of the runs were evaluated on.
       reference: what 100% is: "before", or a workdir.
+      models: SHA-256 of every model that was pruned, that of the reference among them.
     """
 
     rows: tuple[Row, ...]
     protocols: Mapping[str, Mapping[str, Any]]
     left_out: tuple[str, ...]
     reference: str
+    models: frozenset[str | None]
 
 
 def compare(workdirs: Sequence[Any], reference: str = BEFORE, per_run: bool = False) -> Comparison:
@@ -109,6 +111,7 @@ def compare(workdirs: Sequence[Any], reference: str = BEFORE, per_run: bool = Fa
         protocols={name: runs[0].after[name].protocol for name in data},
         left_out=left_out,
         reference=named.label if named else BEFORE,
+        models=frozenset(run.record.model.get("sha256") for run in every),
     )
 
 

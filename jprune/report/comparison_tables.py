@@ -132,7 +132,7 @@ def _caption(comparison: Comparison, short: Mapping[str, str]) -> str:
     lines.append(f"Retained: 100 × PPL of {what} / PPL. Left: parameters of the unpruned model.")
     if any(len(row.runs) > 1 for row in comparison.rows):
         lines.append("With several seeds: mean ± standard deviation over them.")
-    if len({row.runs[0].record.model.get("sha256") for row in comparison.rows}) > 1:
+    if len(comparison.models) > 1:
         lines.append(
             "The models differ: their perplexities compare only if their tokenizers are the same."
         )

@@ -188,37 +188,12 @@ def test_the_first_gemma_files_mean_the_tanh_form():
         assert found.hidden_act == "gelu_pytorch_tanh"
 
 
-SLIDING = {"use_sliding_window": True, "sliding_window": 8}
-
-
-@pytest.mark.parametrize(
-    ("keys", "expected"),
-    [
-        ({}, None),
-        (SLIDING | {"use_sliding_window": False, "max_window_layers": 0}, None),
-        (SLIDING | {"max_window_layers": 0}, 8),
-        (SLIDING | {"max_window_layers": 4}, None),
-        (SLIDING | {"layer_types": ["sliding_attention"] * 4}, 8),
-        # A window as long as anything the model reads is none.
-        (SLIDING | {"max_window_layers": 2, "max_position_embeddings": 8}, None),
-    ],
-)
-def test_qwen_windows(keys, expected):
-    found = config(model_type="qwen2", num_key_value_heads=2, **keys)
-    assert found.sliding_window == expected
-
-
 def test_refused():
     def refusal(**values):
         with pytest.raises(InputError) as error:
             config(num_key_value_heads=2, **values)
         return str(error.value)
 
-    mixed = refusal(
-        model_type="qwen3", use_sliding_window=True, sliding_window=8, max_window_layers=2
-    )
-    assert "some layers have a sliding window and others not" in mixed
-    assert "supported are models in which all have it or none" in mixed
     assert "bidirectional attention is not supported" in refusal(
         model_type="gemma", use_bidirectional_attention=True
     )

@@ -121,6 +121,22 @@ class TestErrors:
         with pytest.raises(InputError, match="base_model_name_or_path"):
             load(tmp_path)
 
+    @pytest.mark.parametrize("whole", ["model.safetensors", "model.safetensors.index.json"])
+    def test_an_adapter_beside_a_whole_model(self, tmp_path, tiny, write, whole):
+        folder = write(tmp_path / "both", *tiny(), shards=1 + ("index" in whole))
+        (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
+        (folder / "adapter_model.safetensors").write_bytes(b"")
+        message = rf"both holds .*\(adapter_config.json\) and .*\({whole}\).*: move the files of"
+        for read in (load, checkpoint_sha256):
+            with pytest.raises(InputError, match=message):
+                read(folder)
+
+    def test_an_adapter_beside_an_orbax_checkpoint(self, tmp_path, base):
+        save(tmp_path / "o", load(base))
+        (tmp_path / "o" / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
+        with pytest.raises(InputError, match=r"\(jprune.json\), and only one"):
+            load(tmp_path / "o")
+
     def test_an_orbax_folder_of_somebody_else(self, tmp_path):
         import orbax.checkpoint as ocp
 

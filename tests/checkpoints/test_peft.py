@@ -134,7 +134,8 @@ def test_on_a_mesh(write):
         ({"fan_in_fan_out": True}, "fan_in_fan_out"),
         ({"peft_type": "IA3"}, "IA3"),
         ({"r": 0}, "r "),
-        ({"r": 4}, "expected \\[4, 32\\] for rank 4"),
+        ({"r": 4}, "have rank 3, but .*adapter_config.json says 4: set r there to 3, or rank_pat"),
+        ({"rank_pattern": {"q_proj": 5}}, "the factors of .*q_proj in .* rank 3, but .* says 5"),
         ({"base_model_name_or_path": "/nowhere/at/all"}, "is no folder"),
         ({"alpha_pattern": {"(": 2}}, "invalid pattern"),
     ],
@@ -143,6 +144,18 @@ def test_configs_that_are_refused(write, config, message):
     folder, _, _ = write(config)
     with pytest.raises(InputError, match=message):
         load(folder)
+
+
+def test_factors_that_do_not_fit_each_other_or_the_base(write):
+    a, b = (f"base_model.model.{Q.format(0)}.lora_{side}.weight" for side in "AB")
+    folder, _, _ = write(extra={a: np.zeros((2, 32), np.float32)}, name="ranks")
+    with pytest.raises(InputError, match="have ranks 2 and 3; save or download the adapter again"):
+        load(folder)
+    # Of another base: its width is what matters, whatever the rank.
+    for name, values in {a: (4, 40), b: (40, 3)}.items():
+        folder, _, _ = write(extra={name: np.zeros(values, np.float32)}, name=name)
+        with pytest.raises(InputError, match=r"on base base, .* set base_model_name_or_path in "):
+            load(folder)
 
 
 def test_tensors_that_are_refused(write):

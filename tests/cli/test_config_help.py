@@ -1,6 +1,7 @@
 """`jprune run --help`: the configs, and the keys of one."""
 
 import dataclasses
+import re
 
 import pytest
 
@@ -31,6 +32,28 @@ def test_shows_groups(jprune):
     _, out, _ = jprune("run", "--config=demo_pretrain", "--help")
     assert "  --config.train.batch_size=16  (integer)\n      windows per step.\n" in out
     assert "  --config.train.learning_rate=0.002  (number)\n      at the peak.\n" in out
+
+
+@pytest.mark.parametrize("words", [["--config", "demo"], ["-config=demo"], ["-config", "demo"]])
+def test_every_way_to_name_a_config(jprune, words):
+    expected = jprune("run", "--config=demo", "--help")
+    assert expected[1].startswith("Depth pruning on the bundled model")
+    assert jprune("run", *words, "--help") == jprune("run", "--help", *words) == expected
+
+
+def test_without_the_name_of_a_config_the_help_is_general(jprune):
+    general = jprune("run", "--help")
+    assert jprune("run", "--config", "--help") == general
+    assert jprune("run", "--workdir", "W", "--help") == general
+
+
+@pytest.mark.parametrize("name", configs.available())
+def test_what_is_shown_may_be_typed(jprune, name):
+    """Every line --config.KEY=VALUE sets the key to what it is."""
+    _, out, _ = jprune("run", f"--config={name}", "--help")
+    shown = re.findall(r"^  --config\.(\S+?)=(.*)  \(", out, re.MULTILINE)
+    assert len(shown) > 10
+    assert configs.load_config(name, dict(shown)) == configs.load_config(name)
 
 
 def test_a_config_that_is_not_there(refused):

@@ -16,6 +16,7 @@ def get_config(arg="ppl"):
         "criterion": arg, "remove": 4, "alpha": 0.15, "plus": False, "eval_windows": 256,
         "eval": ("wikitext2",), "model": "m", "mesh": None, "dtype": None,
         "data_dir": config_dict.placeholder(str), "lora": {"rank": 8, "lr": 1e-4}, "sizes": (1, 2),
+        "options": {},
     })
 '''
 
@@ -57,6 +58,9 @@ def test_by_name_variant_and_path(folder):
         ("model", "none", "none"),
         ("model", "dir=a", "dir=a"),
         ("mesh", "data:2", "data:2"),
+        ("mesh", "null", None),
+        ("data_dir", "null", None),
+        ("data_dir", "None", None),
         ("dtype", "float32", "float32"),
         ("data_dir", "/d", "/d"),
         ("lora.rank", "16", 16),
@@ -81,6 +85,7 @@ def test_override(key, text, value):
         ("alpha", "x", "config key 'alpha' takes a number, not 'x'"),
         ("plus", "maybe", "config key 'plus' takes true or false, not 'maybe'"),
         ("sizes", "3,x", "config key 'sizes' takes a tuple, not '3,x'"),
+        ("options", "8", "config key 'options' is a group; and here it has no keys"),
         ("lora", "8", "config key 'lora' is a group; set one of lora.lr, lora.rank"),
     ],
 )

@@ -64,6 +64,12 @@ def test_prints_other_formats(workdir, capsys):
         (["nowhere"], "no workdir at nowhere"),
         (["."], "has no run.json"),
         ([".", "--format=xml"], "(one of text, md, csv, tex)"),
+        (["a,b"], "no workdir at a,b; several are several words: jprune report a b"),
+        ([".", "--out=x.pdf"], "--out=x.pdf: what to write? end the name in .json, .txt, .md, "),
+        (["a", "b", "--out=x.pdf"], "--out=x.pdf: what to write? end the name in .json, .txt"),
+        (["a", "b", "--out=x"], "--out=x: what to write? end the name in .json, .txt"),
+        (["a", "b", "--out=x.md", "--format=csv"], "x.md is the name of a table as md, but --form"),
+        ([".", "--out=x.md", "--format=text"], "leave that out, or end the name in .txt"),
     ],
 )
 def test_bad_input(tmp_path, monkeypatch, capsys, arguments, message):
@@ -104,6 +110,37 @@ def test_writes_the_table_to_a_file_named_after_its_format(two, jprune, tmp_path
         assert status == 0 and file.read_text() == out
     format = "text" if ending == "txt" else ending
     assert jprune("report", *two, f"--format={format}")[1] == out
+    assert jprune("report", *two, f"--format={format}", f"--out={file}")[:2] == (0, out)
+
+
+@pytest.mark.parametrize("table", ["summary", "curve"])
+@pytest.mark.parametrize("ending", ["md", "csv", "tex", "txt"])
+def test_one_run_goes_by_the_ending_too(workdir, jprune, tmp_path, ending, table):
+    figures = RUN["figures"] | {
+        "curve": {"series": [{"criterion": "last", "removed": [0, 1], "ppl": [65.2, 75.8]}]}
+    }
+    (workdir / "run.json").write_text(json.dumps(RUN | {"figures": figures}))
+    file = tmp_path / f"table.{ending}"
+    for _ in range(2):  # safe to repeat
+        status, out, _ = jprune("report", workdir, f"--table={table}", f"--out={file}")
+        assert status == 0 and file.read_text() == out
+    format = "text" if ending == "txt" else ending
+    assert jprune("report", workdir, f"--table={table}", f"--format={format}")[1] == out
+
+
+def test_json_and_a_printed_form_go_together(two, jprune, tmp_path):
+    status, out, _ = jprune("report", *two, "--format=md", f"--out={tmp_path / 'o.json'}")
+    assert status == 0 and out.startswith("| Run |")
+    assert len(json.loads((tmp_path / "o.json").read_text())["runs"]) == 2
+
+
+def test_folders_are_words_and_may_hold_commas(two, jprune, tmp_path):
+    """As a shell gives them for runs/*; the flag itself takes several in one word."""
+    (tmp_path / "lr=0.1,seed=0").symlink_to(tmp_path / "V")
+    expected = jprune("report", *two)[1]
+    words = jprune("report", two[0], tmp_path / "lr=0.1,seed=0")[1]
+    assert words.splitlines()[3].startswith("lr=0.1,seed=0")
+    assert jprune("report", f"--workdir={','.join(two)}")[1] == expected
 
 
 def test_writes_the_comparison_as_json(two, jprune, tmp_path):

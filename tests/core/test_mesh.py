@@ -45,6 +45,9 @@ def test_eight_devices():
     ("text", "message"),
     [
         ("dta:1", "unknown mesh axis 'dta'; did you mean 'data'"),
+        ("data:2,", "mesh 'data:2,' has an empty part; write it as in 'data:2,fsdp:4'"),
+        ("data:1,,fsdp:1", "has an empty part"),
+        (":2", "unknown mesh axis ''"),
         ("data", "give data a size"),
         ("data:x", "give data a size"),
         ("data:0", "give data a size"),

@@ -22,7 +22,8 @@ def test_flash_only_where_it_pays(monkeypatch):
     monkeypatch.setattr(attention, "_has_flash", lambda: True)
     assert attention.resolve("auto", 4096, 128, half) == "cudnn"
     assert attention.resolve("auto", 4096, 128, jnp.float32) == "xla"
-    assert attention.resolve("auto", 128, 128, half) == "xla"
+    assert attention.resolve("auto", attention.FLASH_LENGTH, 128, half) == "cudnn"
+    assert attention.resolve("auto", attention.FLASH_LENGTH - 1, 128, half) == "xla"
     assert attention.resolve("xla", 4096, 128, half) == "xla"
     # Widths that cuDNN refuses: OpenLLaMA-3B has 100.
     assert attention.resolve("auto", 4096, 100, half) == "xla"
@@ -40,25 +41,46 @@ def test_splash_attention_on_tpus(kind, length, expected, monkeypatch):
     assert attention.resolve("xla", length, 100, jnp.bfloat16) == "xla"
 
 
-def test_the_mesh_says_what_a_program_is_for(monkeypatch):
-    assert attention._target() == ("cpu", jax.devices()[0].device_kind)
+@pytest.fixture
+def tpus():
+    """A mesh of TPUs that are not here."""
     device = jax.sharding.AbstractDevice(device_kind="TPU v6 lite", num_cores=1, platform="tpu")
-    mesh = jax.sharding.AbstractMesh((8,), ("data",), abstract_device=device)
-    monkeypatch.setattr(jax.sharding, "get_abstract_mesh", lambda: mesh)
-    assert attention._target() == ("tpu", "TPU v6 lite")
-    assert not attention._may_be_for_tpu()
+    axes = (jax.sharding.AxisType.Auto,)
+    return jax.sharding.AbstractMesh((1,), ("data",), abstract_device=device, axis_types=axes)
 
 
-def test_without_a_mesh_lowering_decides():
-    x = jax.ShapeDtypeStruct((1, attention.SPLASH_LENGTH, 2, 8), jnp.float32)
-    short = jax.ShapeDtypeStruct((1, attention.SPLASH_LENGTH - 1, 2, 8), jnp.float32)
-    attend = jax.jit(attention.attend)
-    for_tpu = attend.trace(x, x, x).lower(lowering_platforms=("tpu",)).as_text()
-    assert "tpu_custom_call" in for_tpu
-    here = attend.trace(x, x, x).lower().as_text()
-    assert "tpu_custom_call" not in here and "dot_general" in here
-    small = attend.trace(short, short, short).lower(lowering_platforms=("tpu",)).as_text()
-    assert "tpu_custom_call" not in small
+def shapes(length):
+    return [jax.ShapeDtypeStruct((1, length, 2, 8), jnp.float32)] * 3
+
+
+def test_the_mesh_says_what_a_program_is_for(tpus):
+    def lowered(length):
+        # Not one function for all: a program that is traced already is not traced for a mesh.
+        traced = jax.jit(lambda *x: attention.attend(*x)).trace(*shapes(length))
+        return traced.lower(lowering_platforms=("tpu",)).as_text()
+
+    assert attention._target() == ("cpu", jax.devices()[0].device_kind)
+    assert "tpu_custom_call" not in lowered(attention.SPLASH_LENGTH)
+    with jax.sharding.use_abstract_mesh(tpus):
+        assert attention._target() == ("tpu", "TPU v6 lite")
+        assert "tpu_custom_call" in lowered(attention.SPLASH_LENGTH)
+        short = lowered(attention.SPLASH_LENGTH - 1)
+    assert "tpu_custom_call" not in short and "dot_general" in short
+
+
+def test_no_program_is_traced_twice(tpus, monkeypatch):
+    """The kernel of another device costs seconds of tracing, though its program is dropped."""
+    calls = []
+    for name in ("splash_attention", "plain_attention"):
+        monkeypatch.setattr(attention, name, lambda q, *_, name=name: calls.append(name) or q)
+
+    def run():
+        jax.eval_shape(lambda *x: attention.attend(*x), *shapes(attention.SPLASH_LENGTH))
+        return calls.pop() if len(calls) == 1 else calls
+
+    assert run() == "plain_attention"
+    with jax.sharding.use_abstract_mesh(tpus):
+        assert run() == "splash_attention"
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jprune.llama import Run, init, stack, unstack
+from jprune.llama import Run, forward, init, stack, unstack
 from jprune.llama.stack import take_layers
-from tests.tiny import CONFIG, tiny
+from jprune.transforms import drop_sublayers
+from tests.tiny import CONFIG, tiny, windows
 
 
 def same(a, b):
@@ -43,6 +44,15 @@ def test_runs_break_where_the_structure_changes():
     assert stacked.num_layers == 5 and stacked.origins == llama.origins
     same(unstack(stacked), llama)
     assert stack(stacked) is stacked and unstack(llama).blocks == llama.blocks
+
+
+def test_blocks_without_arrays_keep_their_places():
+    llama = drop_sublayers(attention=[1, 2], mlp=[1, 2])(tiny(4))
+    stacked = stack(llama)
+    assert [len(run) for run in stacked.blocks] == [1, 2, 1]
+    same(unstack(stacked), llama)
+    ids = windows(2, 8)
+    np.testing.assert_allclose(forward(stacked, ids), forward(llama, ids), atol=1e-5)
 
 
 def test_dtypes_are_part_of_the_structure():

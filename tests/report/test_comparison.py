@@ -13,6 +13,7 @@ from jprune.report.comparison_tables import comparison_table, comparison_values
 from tests.report.conftest import figure, write_files
 
 WIKI = "data/wiki.txt"
+DIFFER = "The models differ: their perplexities compare only if their tokenizers are the same."
 
 
 def run(before=50.0, after=80.0, seed=0, data=(WIKI,), **config):
@@ -134,7 +135,15 @@ def test_models_that_differ_are_said_to(folders):
     found = compare(folders(run(), other))
     assert [r["Model"] for r in rows(found)] == ["tiny", "other"]
     assert [r["Retained (%)"] for r in rows(found)] == ["62.5", "80.0"]
-    assert "only if their tokenizers are the same" in comparison_table(found).caption
+    assert DIFFER in comparison_table(found).caption
+
+
+def test_a_reference_of_another_model_is_said_to_be_one(folders):
+    other = run(before=20.0, after=25.0)
+    other["run.json"]["model"] |= {"name": "other", "sha256": "beef"}
+    first, second, third = folders(run(), run(remove=2), other)
+    assert DIFFER in comparison_table(compare([first, second], reference=third)).caption
+    assert DIFFER not in comparison_table(compare([first, second], reference=first)).caption
 
 
 def _protocol(**changes):
