@@ -32,6 +32,28 @@ _check_types_at_run_time()
 
 
 @pytest.fixture(scope="session")
+def gcs_server():
+    """A stand-in for Google Cloud Storage, one for all: TensorStore keeps to the first it saw."""
+    pytest.importorskip("gcsfs", reason="gs:// needs gcsfs, which is not installed")
+    from tests.standins.gcs import serving
+
+    with serving() as store:
+        yield store
+
+
+@pytest.fixture
+def gcs(gcs_server, monkeypatch):
+    """An empty stand-in for Google Cloud Storage, where gs:// goes."""
+    gcs_server.clear()
+    for name, value in gcs_server.environment.items():
+        monkeypatch.setenv(name, value)
+    # jprune sets it, once, when it first meets gs://, which another test may have made it do.
+    monkeypatch.setenv("TENSORSTORE_GCS_HTTP_URL", gcs_server.url)
+    yield gcs_server
+    gcs_server.clear()
+
+
+@pytest.fixture(scope="session")
 def shared() -> pathlib.Path:
     """The folder with the models, data and reference figures that are not in the repository."""
     named = os.environ.get("JPRUNE_SHARED")

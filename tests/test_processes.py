@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -30,7 +31,7 @@ def call(commands, tmp_path, processes=1, devices=8):
         port = probe.getsockname()[1]
     env = os.environ | {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "PYTHONPATH": str(pathlib.Path(__file__).resolve().parents[1]),
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
     }
     if processes > 1:
         env |= {
@@ -165,3 +166,15 @@ def test_alone_without_being_told_of_others(tmp_path):
     assert statuses(out) == [2, 2]
     assert "cannot join the other processes" in err and "JAX_COORDINATOR_ADDRESS=HOST:PORT" in err
     assert "unknown value of --distributed 'maybe'" in err
+
+
+def test_two_processes_write_one_checkpoint_on_an_object_store(gcs, tmp_path):
+    export_huggingface("gs://bucket/model", tiny(3, vocab_size=96))
+    command = "export --model=gs://bucket/model --to=orbax --out=gs://bucket/O --mesh=tensor:2"
+    printed = call([command], tmp_path, processes=2, devices=1)
+    assert [statuses(out) for out, _ in printed] == [[0], [0]], printed
+    assert {name.split("/")[2] for name in gcs.objects if name.startswith("O/arrays/ocdbt")} == {
+        "ocdbt.process_0",
+        "ocdbt.process_1",
+    }
+    jax.tree.map(np.testing.assert_array_equal, load("gs://bucket/O"), load("gs://bucket/model"))

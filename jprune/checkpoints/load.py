@@ -19,6 +19,8 @@ from jprune.checkpoints.safetensors_io import INDEX, read_headers
 from jprune.checkpoints.tokenizer import Tokenizer, load_tokenizer
 from jprune.core.errors import InputError, nearest, unknown
 from jprune.core.files import PathLike, as_path, is_remote, read_json, sha256_file, sha256_json
+from jprune.core.paths import resolved
+from jprune.core.remote import check_finished
 from jprune.llama.model import Llama
 
 Form = Literal["huggingface", "orbax", "peft"]
@@ -131,6 +133,7 @@ def find(path: PathLike) -> tuple[epath.Path, str]:
         raise InputError(_missing(folder))
     if not folder.is_dir():
         raise InputError(f"{folder} is a file; give the folder of the checkpoint")
+    check_finished(folder)
     return folder, hub.model_name(folder)
 
 
@@ -148,6 +151,7 @@ def find_base(adapter: Adapter) -> tuple[epath.Path, str]:
     for root in (folder, folder.parent, as_path(".")):
         # An absolute path stays what it is.
         base = as_path(settings.base) if is_remote(settings.base) else root / settings.base
+        base = resolved(base) if is_remote(base) else base  # `..` means nothing to a store
         if base.is_dir():
             break
     else:
@@ -165,7 +169,7 @@ def find_base(adapter: Adapter) -> tuple[epath.Path, str]:
             f"{where} is an adapter itself; export the base first (jprune export --model={base} "
             "--out=BASE) and edit base_model_name_or_path to BASE"
         )
-    return base, hub.model_name(as_path(base).resolve())
+    return base, hub.model_name(resolved(base))
 
 
 def model_folder(folder: PathLike) -> epath.Path:

@@ -7,7 +7,6 @@ and of itself, so that a folder can be checked before it is read. It is written 
 import concurrent.futures
 import dataclasses
 import zlib
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -17,12 +16,12 @@ from jprune.core.errors import InputError
 from jprune.core.files import (
     PathLike,
     as_path,
-    is_complete,
     is_remote,
     jsonable,
     read_json,
     sha256_json,
 )
+from jprune.core.remote import check_finished, files_below, versions
 from jprune.llama.config import LlamaConfig, Rope
 from jprune.llama.kernels import Lora, Masked, is_kernel
 from jprune.llama.model import Llama, Run
@@ -60,8 +59,7 @@ def read_manifest(path: PathLike) -> dict[str, Any]:
         raise InputError(
             f"{folder / MANIFEST} has version {version}; this jprune reads version {VERSION}"
         )
-    if not is_complete(folder):
-        raise InputError(f"{folder} is half-written; save it again")
+    check_finished(folder)
     if manifest.pop("sha256", None) != sha256_json(manifest):
         raise InputError(f"{folder / MANIFEST} is corrupt: it is not as it was written")
     return manifest
@@ -73,11 +71,11 @@ def check_files(folder: epath.Path, written: dict[str, list[int]]) -> None:
     A damaged file would otherwise be noticed in the middle of restoring, or not at all. Object
     stores check their own content: there the sizes are enough.
     """
+    there = versions(folder)
     for name, (size, _) in written.items():
-        file = folder / name
-        if not file.exists():
+        if name not in there:
             raise InputError(f"{folder} is damaged: {name} is missing")
-        if (found := file.stat().length) != size:
+        if (found := there[name][0]) != size:
             raise InputError(f"{folder} is damaged: {name} has {found} bytes instead of {size}")
     if is_remote(folder):
         return
@@ -134,7 +132,7 @@ def _static_fields(llama: Llama) -> dict[str, dict[str, float]]:
 
 def _checksums(folder: epath.Path) -> dict[str, list[int]]:
     """Size and CRC-32 of every file of the arrays, by path in the checkpoint."""
-    files = list(_walk(folder / ARRAYS))
+    files = list(files_below(folder / ARRAYS))
     with concurrent.futures.ThreadPoolExecutor() as pool:  # zlib lets go of the interpreter
         checksums = pool.map(_crc32, files)
         return {
@@ -149,12 +147,3 @@ def _crc32(file: epath.Path) -> int:
         while chunk := stream.read(1 << 22):
             checksum = zlib.crc32(chunk, checksum)
     return checksum
-
-
-def _walk(folder: epath.Path) -> Iterator[epath.Path]:
-    """The files under a folder; epath has no recursive patterns."""
-    for child in sorted(folder.iterdir()):
-        if child.is_dir():
-            yield from _walk(child)
-        else:
-            yield child

@@ -7,7 +7,6 @@ Orbax alone can restore), the tokenizer's files, and the manifest `jprune.json` 
 
 import dataclasses
 import math
-import os
 from typing import Any
 
 import jax
@@ -28,7 +27,8 @@ from jprune.checkpoints.manifest import (
 from jprune.checkpoints.placement import SMALLER, check_room, placement
 from jprune.checkpoints.tokenizer import write_companions
 from jprune.core.errors import InputError
-from jprune.core.files import PathLike, as_path, is_remote, jsonable, new_dir, write_json
+from jprune.core.files import PathLike, jsonable, new_dir, write_json
+from jprune.core.paths import resolved
 from jprune.core.processes import is_writer
 from jprune.llama.config import LlamaConfig
 from jprune.llama.kernels import Kernel, Lora, Masked
@@ -51,7 +51,7 @@ def save_orbax(path: PathLike, llama: Llama, tokenizer: Any = None, recipe: Any 
     recipe = jsonable(recipe)
     stored = {name: array for name, array in named_params(llama).items() if array.size}
     try:
-        with new_dir(_absolute(path)) as folder:
+        with new_dir(resolved(path)) as folder:
             with ocp.StandardCheckpointer() as checkpointer:
                 checkpointer.save(folder / ARRAYS, nested(stored))
             write_companions(tokenizer, folder)
@@ -74,7 +74,7 @@ def restore_orbax(path: PathLike, dtype: Any = None, *, shardings: Any = None) -
     Raises:
       InputError: not such a folder, half-written, damaged, of a newer version, or no room.
     """
-    folder = _absolute(path)
+    folder = resolved(path)
     manifest = read_manifest(folder)
     config = parse_config(manifest["config"])
     wanted = {
@@ -123,6 +123,8 @@ def _restore_arrays(folder: epath.Path, wanted: dict[str, Any], place: Placement
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             restored = checkpointer.restore(folder / ARRAYS, nested(stored))
+    except InputError:
+        raise
     except Exception as error:  # Orbax and TensorStore raise whatever their layers raise
         reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
@@ -185,8 +187,3 @@ def _kernel(children: dict[str, Any], static: dict[str, Any]) -> "dict[str, Any]
     if children.keys() == {"kernel", "a", "b"}:
         return Lora(**children, **static)
     return children
-
-
-def _absolute(path: PathLike) -> epath.Path:
-    path = as_path(path)
-    return path if is_remote(path) else as_path(os.path.abspath(path))

@@ -18,7 +18,7 @@ from etils import epath
 
 from jprune.checkpoints.dtypes import SAFETENSORS_DTYPES, safetensors_name
 from jprune.core.errors import InputError
-from jprune.core.files import PathLike, as_path, is_remote, read_json, write_json
+from jprune.core.files import PathLike, as_path, is_remote, open_new, read_json, write_json
 from jprune.core.processes import is_writer
 
 SINGLE = "model.safetensors"
@@ -222,7 +222,7 @@ def _write_file(file: epath.Path, tensors: Sequence[PlannedTensor]) -> None:
         for tensor in tensors:
             tensor.read()  # gathering a tensor takes all processes
         return
-    with file.open("wb") as stream:
+    with open_new(file) as stream:
         stream.write(len(text).to_bytes(8, "little"))
         stream.write(text)
         for tensor in tensors:
@@ -230,9 +230,6 @@ def _write_file(file: epath.Path, tensors: Sequence[PlannedTensor]) -> None:
             if values.shape != tensor.shape or values.dtype != tensor.dtype:
                 raise ValueError(f"{tensor.name}: planned {tensor.shape} {tensor.dtype}")
             stream.write(values.reshape(-1).view(np.uint8).data)
-        stream.flush()
-        if not is_remote(file):
-            os.fsync(stream.fileno())
 
 
 def _parse(file: epath.Path, name: str, entry: Any, data_start: int) -> StoredTensor:

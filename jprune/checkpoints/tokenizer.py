@@ -10,6 +10,7 @@ from etils import epath
 
 from jprune.core.errors import InputError
 from jprune.core.files import PathLike, as_path, read_json, write_bytes
+from jprune.core.remote import local_files, local_output
 
 # What goes with the weights from folder to folder: tokenizer, chat template, generation defaults
 # and the terms of use.
@@ -99,7 +100,10 @@ class Tokenizer:
         from transformers import AutoTokenizer
 
         try:
-            return AutoTokenizer.from_pretrained(str(self.folder))
+            with local_files(self.folder, self.files) as folder:
+                return AutoTokenizer.from_pretrained(folder)
+        except InputError:
+            raise
         except Exception as error:
             reason = str(error).strip().split("\n")[0]
             raise InputError(f"cannot load the tokenizer in {self.folder}: {reason}") from error
@@ -163,7 +167,8 @@ def write_companions(tokenizer: Any, folder: PathLike) -> None:
         for file in tokenizer.files:
             write_bytes(folder / file.relative_to(tokenizer.folder), file.read_bytes())
     elif tokenizer is not None:
-        tokenizer.save_pretrained(str(folder))
+        with local_output(folder) as local:
+            tokenizer.save_pretrained(local)
 
 
 def _named_tokens(settings: dict[str, Any]) -> set[str]:

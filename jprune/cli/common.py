@@ -1,6 +1,5 @@
 """Flags that commands share, and what the commands do with them."""
 
-from pathlib import Path
 from typing import Any
 
 from absl.flags import FlagValues
@@ -8,10 +7,11 @@ from absl.flags import FlagValues
 from jprune.checkpoints import Checkpoint, export_huggingface, load_checkpoint, save
 from jprune.checkpoints.dtypes import PARAMETER_DTYPES, as_dtype
 from jprune.cli import flag
-from jprune.cli.output import say, table
+from jprune.cli.output import how_to_load, say, table
 from jprune.cli.parsing import Flags, unknown_value
 from jprune.core.errors import InputError
-from jprune.core.files import as_path, check_replaceable, is_remote
+from jprune.core.files import as_path, check_replaceable
+from jprune.core.paths import resolved
 from jprune.core.processes import on_writer
 from jprune.llama.model import Llama, count_params
 from jprune.report.tables import change, count
@@ -90,8 +90,8 @@ def check_out_folder(flags: Flags) -> None:
     must be one that jprune wrote.
     """
     need(flags, "out")
-    if flags.model and not is_remote(flags.out) and not is_remote(flags.model):
-        out, model = (Path(p).expanduser().resolve() for p in (flags.out, flags.model))
+    if flags.model:
+        out, model = resolved(flags.out), resolved(flags.model)
         if model.exists() and (out == model or out in model.parents):
             raise InputError(f"--out={flags.out} would overwrite the model; give another folder")
     on_writer(lambda: check_replaceable(flags.out))
@@ -107,8 +107,7 @@ def save_model(
         save(out, llama, tokenizer=tokenizer, recipe=recipe.to_json())
     else:
         export_huggingface(out, llama, tokenizer, recipe.to_json(), strict=strict)
-    call = "AutoModelForCausalLM.from_pretrained" if chosen == "hf" else "jprune.load"
-    say(f"wrote {as_path(out)}; load it with {call}({str(as_path(out))!r})")
+    say(f"wrote {as_path(out)}; {how_to_load(as_path(out), stock=chosen == 'hf')}")
 
 
 def size_table(before: Llama, after: Llama) -> str:

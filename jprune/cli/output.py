@@ -8,7 +8,7 @@ from typing import Any
 
 from jprune.cli.parsing import Flags
 from jprune.core.errors import InputError
-from jprune.core.files import as_path, write_json
+from jprune.core.files import PathLike, as_path, is_remote, write_json
 from jprune.core.processes import on_writer
 from jprune.core.progress import log
 from jprune.core.version import __version__
@@ -90,6 +90,21 @@ def _is_result(path: Any) -> bool:
 def say(message: str) -> None:
     """A line about what was done, on stderr: stdout holds only results."""
     log.info("%s", message)
+
+
+def how_to_load(folder: PathLike, stock: bool) -> str:
+    """How a model that was just written is loaded; `stock`: also by transformers.
+
+    transformers reads no object stores: from there the model is copied first.
+    """
+    if not stock:
+        return f"load it with jprune.load({str(folder)!r})"
+    if not is_remote(folder):
+        return f"load it with AutoModelForCausalLM.from_pretrained({str(folder)!r})"
+    return (
+        f"load it with jprune.load({str(folder)!r}), or copy it (gcloud storage cp -r {folder} .) "
+        "for AutoModelForCausalLM.from_pretrained"
+    )
 
 
 def bars(values: Sequence[float | None]) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from jprune.cli import common, configs, flag
 from jprune.cli.flag import FlagValues
-from jprune.cli.output import say
+from jprune.cli.output import how_to_load, say
 from jprune.cli.parsing import Flags
 from jprune.core.errors import InputError
 from jprune.core.files import as_path
@@ -87,5 +87,4 @@ def print_result(workdir: str) -> None:
     if (root / "report.html").exists():
         say(f"report: {root / 'report.html'}")
     if record.exported:
-        model = str(root / "model")
-        say(f"model: {model}; load it with AutoModelForCausalLM.from_pretrained({model!r})")
+        say(f"model: {root / 'model'}; {how_to_load(root / 'model', stock=True)}")

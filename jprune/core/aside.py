@@ -22,7 +22,7 @@ _NAME = re.compile(
 
 def name_for(path: epath.Path, kind: Literal["tmp", "old"]) -> epath.Path:
     """A temporary name beside a local `path`; it tells the process by host, id and start."""
-    started = _start_of(os.getpid())
+    started = start_of(os.getpid())
     process = f"{os.getpid()}.{started}" if started else str(os.getpid())
     owner = f"{socket.gethostname()}-{process}-{uuid.uuid4().hex[:8]}"
     return path.parent / f".{path.name}.{kind}-{owner}"
@@ -68,7 +68,11 @@ def _is_stale(mark: re.Match[str]) -> bool:
     """Whether the process that made a temporary name ran on this host and is gone."""
     if mark["host"] != socket.gethostname():
         return False
-    pid = int(mark["pid"])
+    return is_gone(int(mark["pid"]), mark["started"])
+
+
+def is_gone(pid: int, started: str | None) -> bool:
+    """Whether a process of this machine has ended, going by its id and `start_of`."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -76,11 +80,23 @@ def _is_stale(mark: re.Match[str]) -> bool:
     except (OSError, OverflowError):
         pass
     # A restarted container gives out the same ids again, to processes that started later.
-    started = _start_of(pid)
-    return None not in (started, mark["started"]) and started != mark["started"]
+    now = start_of(pid)
+    return None not in (now, started) and now != started
 
 
-def _start_of(pid: int) -> str | None:
+def machine() -> str | None:
+    """What is the same for all whose process ids mean the same; None if nobody says.
+
+    That is one start of one kernel, and in it one namespace of ids: containers have their own.
+    """
+    try:
+        boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return None
+
+
+def start_of(pid: int) -> str | None:
     """When a process started, in clock ticks since the system did, or None if nobody says."""
     try:
         stat = pathlib.Path(f"/proc/{pid}/stat").read_text()

@@ -2,7 +2,7 @@
 
 A local file is written beside its destination, flushed to disk and renamed over it; a local folder
 likewise. An object store has no rename of folders, but a single object appears whole or not at all:
-there a folder is complete when its manifest, written last, exists.
+there a folder is complete when its manifest, written last, exists (see `jprune.core.remote`).
 """
 
 import contextlib
@@ -12,39 +12,23 @@ import json
 import math
 import os
 import shutil
-import time
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from etils import epath
 
 from jprune.core import aside
 from jprune.core.errors import InputError
+from jprune.core.paths import PathLike, as_path, input_errors, is_remote
 from jprune.core.processes import is_writer, on_writer
-
-MANIFEST = "jprune_manifest.json"
-
-# There as long as a folder on an object store is being written: it has no temporary name there.
-UNFINISHED = "jprune_unfinished.json"
+from jprune.core.remote import MANIFEST, UNFINISHED, remote_dir
 
 # Names that only jprune gives to files; recipe.json is told by its content.
 _OWN_FILES = frozenset({"jprune.json", MANIFEST, UNFINISHED})
 _RECIPE = "recipe.json"
 # A folder with this is a whole run, whose recipe.json must not make it pass for a model.
 _RUN = "run.json"
-
-PathLike = str | os.PathLike[str]
-
-
-def as_path(path: PathLike) -> epath.Path:
-    """`path` as a path object with the methods of `pathlib.Path`; `~` and `gs://` work."""
-    return epath.Path(path).expanduser()
-
-
-def is_remote(path: PathLike) -> bool:
-    """Whether `path` is on an object store."""
-    return "://" in os.fspath(path)
 
 
 def write_bytes(path: PathLike, data: bytes) -> None:
@@ -56,10 +40,12 @@ def write_bytes(path: PathLike, data: bytes) -> None:
     if not is_writer():
         return
     path = as_path(path)
-    with _input_errors(f"cannot write {path}"):
+    with input_errors(f"cannot write {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         if is_remote(path):
-            path.write_bytes(data)
+            from jprune.core import gcs
+
+            gcs.write(os.fspath(path), data)
             return
         unfinished = aside.name_for(path, "tmp")
         try:
@@ -74,6 +60,46 @@ def write_bytes(path: PathLike, data: bytes) -> None:
         _sync_folder(path.parent)
 
 
+def create_bytes(path: PathLike, data: bytes) -> bool:
+    """Writes a file unless it is there already; whether it did.
+
+    Of several callers at once exactly one succeeds: the file system or the object store decides.
+    """
+    path = as_path(path)
+    with input_errors(f"cannot write {path}"):
+        if is_remote(path):
+            from jprune.core import gcs
+
+            return gcs.create(os.fspath(path), data)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(path, "xb") as file:
+                file.write(data)
+        except FileExistsError:
+            return False
+        return True
+
+
+@contextlib.contextmanager
+def open_new(path: PathLike) -> Iterator[IO[bytes]]:
+    """A context that gives a stream into a file of a folder from `new_dir`.
+
+    What was written is on disk when the block ends. On an object store the file appears then, and
+    not at all if the block raises.
+    """
+    path = as_path(path)
+    if is_remote(path):
+        from jprune.core import gcs
+
+        with gcs.writing(os.fspath(path)) as stream:
+            yield stream
+        return
+    with open(path, "wb") as stream:
+        yield stream
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
 def write_text(path: PathLike, text: str) -> None:
     """`write_bytes` of the UTF-8 encoding of `text`."""
     write_bytes(path, text.encode())
@@ -84,11 +110,21 @@ def write_json(path: PathLike, value: Any) -> None:
     write_text(path, json.dumps(jsonable(value), indent=2, ensure_ascii=False) + "\n")
 
 
+def read_bytes(path: PathLike) -> bytes:
+    """The content of a file; never a mixture of two, also if it is replaced meanwhile."""
+    path = as_path(path)
+    if is_remote(path):
+        from jprune.core import gcs
+
+        return gcs.read(os.fspath(path))
+    return path.read_bytes()
+
+
 def read_json(path: PathLike) -> Any:
     """The content of a JSON file. Raises InputError if it is missing or not JSON."""
     path = as_path(path)
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(read_bytes(path))
     except FileNotFoundError:
         raise InputError(f"no such file: {path}") from None
     except ValueError as error:  # includes undecodable bytes
@@ -122,9 +158,11 @@ def new_dir(path: PathLike, overwrite: bool = True) -> Iterator[epath.Path]:
     """A context that gives a temporary folder, which becomes `path` when the block succeeds.
 
     If the block raises, the temporary folder is removed and `path` stays as it was. An existing
-    `path` is moved out of the way only once its replacement is complete. On an object store the
-    files are written in place and the manifest marks completion. Several processes get the same
-    folder, each to write what it alone has; it becomes `path` once all of them are done.
+    `path` is moved out of the way only once its replacement is complete. Several processes get the
+    same folder, each to write what it alone has; it becomes `path` once all of them are done.
+
+    On an object store the files are written in place, an existing `path` is cleared first, and the
+    manifest marks completion: if the block raises, an unfinished folder stays, marked as such.
 
     Raises:
         InputError: see `check_replaceable`.
@@ -132,7 +170,7 @@ def new_dir(path: PathLike, overwrite: bool = True) -> Iterator[epath.Path]:
     path = as_path(path)
     on_writer(lambda: check_replaceable(path, overwrite))
     if is_remote(path):
-        with _remote_dir(path) as folder:
+        with remote_dir(path) as folder:
             yield folder
         return
     unfinished = as_path(on_writer(lambda: os.fspath(_make_aside(path))))
@@ -148,7 +186,7 @@ def new_dir(path: PathLike, overwrite: bool = True) -> Iterator[epath.Path]:
 
 def _make_aside(path: epath.Path) -> epath.Path:
     """A new temporary folder beside a local path."""
-    with _input_errors(f"cannot write {path}"):
+    with input_errors(f"cannot write {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         aside.clear_beside(path)
         unfinished = aside.name_for(path, "tmp")
@@ -167,7 +205,7 @@ def check_replaceable(path: PathLike, overwrite: bool = True) -> None:
             jprune did not write.
     """
     path = as_path(path)
-    with _input_errors(f"cannot write {path}"):
+    with input_errors(f"cannot write {path}"):
         if not path.exists():
             return
         if not path.is_dir():
@@ -190,7 +228,7 @@ def remove_leftovers(folder: PathLike) -> None:
 
     Half-written files and folders are removed. A folder that was moved out of the way and whose
     replacement never came is put back. Nobody else may be writing in `folder`. Object stores have
-    no temporary names: there nothing is done.
+    no temporary names, and never show an upload that was cut off: there nothing is done.
     """
     if not is_remote(folder):
         aside.clear_below(as_path(folder))
@@ -206,7 +244,7 @@ def sha256_file(path: PathLike) -> str:
     """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
     digest = hashlib.sha256()
     path = as_path(path)
-    with _input_errors(f"cannot read {path}"), path.open("rb") as file:
+    with input_errors(f"cannot read {path}"), path.open("rb") as file:
         while chunk := file.read(1 << 22):
             digest.update(chunk)
     return digest.hexdigest()
@@ -224,15 +262,6 @@ def sha256_array(array: np.ndarray | np.generic) -> str:
     digest = hashlib.sha256(f"{array.dtype.name}{list(array.shape)}".encode())
     digest.update(np.ascontiguousarray(array.reshape(-1)).view(np.uint8).data)
     return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def _input_errors(what: str) -> Iterator[None]:
-    """Turns the operating system's refusals into one line for the user."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"{what}: {error.strerror or error}") from error
 
 
 def _is_recipe(file: epath.Path) -> bool:
@@ -258,33 +287,6 @@ def _swap_in(folder: epath.Path, path: epath.Path) -> None:
         raise
     _sync_folder(path.parent)
     shutil.rmtree(old, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _remote_dir(path: epath.Path) -> Iterator[epath.Path]:
-    path.mkdir(parents=True, exist_ok=True)
-    # What is left by a killed process must be known as jprune's, or it could never be replaced.
-    write_json(path / UNFINISHED, {"time": time.time()})
-    # The manifest goes first: from here on nobody takes the folder for complete.
-    (path / MANIFEST).unlink(missing_ok=True)
-    for child in list(path.iterdir()):
-        if child.is_dir():
-            child.rmtree()
-        elif child.name != UNFINISHED:
-            child.unlink()
-    yield path
-    files = sorted(str(file.relative_to(path)) for file in _files_below(path))
-    files.remove(UNFINISHED)
-    write_json(path / MANIFEST, {"files": files, "time": time.time()})
-    (path / UNFINISHED).unlink()
-
-
-def _files_below(folder: epath.Path) -> Iterator[epath.Path]:
-    for child in folder.iterdir():
-        if child.is_dir():
-            yield from _files_below(child)
-        else:
-            yield child
 
 
 def _sync_folder(path: epath.Path) -> None:

@@ -2,20 +2,24 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from jprune.core.errors import InputError
 from jprune.core.files import PathLike, as_path, is_remote
+from jprune.pipeline.lease import lease
 
 LOCK = ".lock"
 
 
 @contextlib.contextmanager
-def workdir_lock(workdir: PathLike) -> Iterator[None]:
+def workdir_lock(workdir: PathLike) -> Iterator[Callable[[], None]]:
     """Makes `workdir` and holds it for this process until the block ends.
 
     The kernel holds the lock and frees it when its owner dies, however it dies: a lock never
-    outlives its process. Object stores have no locks; there this only makes the folder.
+    outlives its process. On an object store a lease stands in for it, see `jprune.pipeline.lease`.
+
+    Gives a function that raises LeaseLost if another process has the workdir by now, to be called
+    before anything is recorded. A lock cannot be lost.
 
     Raises:
       InputError: another process has the workdir, or it cannot be made.
@@ -26,7 +30,8 @@ def workdir_lock(workdir: PathLike) -> Iterator[None]:
     except OSError as error:
         raise InputError(f"cannot make the workdir {workdir}: {error.strerror}") from error
     if is_remote(workdir):
-        yield
+        with lease(root) as check:
+            yield check
         return
     import fcntl
 
@@ -45,6 +50,6 @@ def workdir_lock(workdir: PathLike) -> Iterator[None]:
             ) from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        yield
+        yield lambda: None
     finally:
         os.close(descriptor)

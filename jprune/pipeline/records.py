@@ -4,8 +4,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from jprune.core.errors import InputError
-from jprune.core.files import PathLike, as_path, read_json, sha256_file
+from jprune.core.files import PathLike, as_path, is_remote, read_json, sha256_file
 from jprune.core.progress import log
+from jprune.core.remote import versions
 
 RECORD_VERSION = 1
 
@@ -35,10 +36,10 @@ def files_of(workdir: PathLike, outputs: Iterable[str]) -> list[str]:
     for output in outputs:
         path = root / output
         if path.is_dir():
-            found += files_of(workdir, [f"{output}/{child.name}" for child in path.iterdir()])
+            found += [f"{output}/{name}" for name in versions(path)]
         elif path.exists():
             found.append(output)
-        else:
+        elif not is_remote(path):  # an object store has no folders that hold nothing
             raise ValueError(f"the stage did not write its output {output}")
     return sorted(found)
 
@@ -57,9 +58,11 @@ def describe(workdir: PathLike, file: str) -> dict[str, Any]:
 def defect(workdir: PathLike, output: Mapping[str, Any]) -> str:
     """What is wrong with an output that a record describes; nothing if it is as it was."""
     path = as_path(workdir) / output["path"]
-    if not path.exists():
+    try:
+        size = path.stat().length
+    except (FileNotFoundError, NotADirectoryError):
         return "is missing"
-    if path.stat().length != output["size"]:
+    if size != output["size"]:
         return "was changed"
     if output["sha256"] is not None and sha256_file(path) != output["sha256"]:
         return "was changed"

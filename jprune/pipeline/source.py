@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -23,7 +22,9 @@ from jprune.checkpoints.manifest import read_manifest
 from jprune.checkpoints.peft import check_fits, read_adapter
 from jprune.checkpoints.safetensors_io import read_headers
 from jprune.core.errors import InputError
-from jprune.core.files import PathLike, as_path, is_remote, read_json, sha256_file, sha256_json
+from jprune.core.files import PathLike, as_path, read_json, sha256_file, sha256_json
+from jprune.core.paths import resolved
+from jprune.core.remote import versions
 from jprune.llama.model import Llama
 from jprune.llama.stack import unstack
 
@@ -180,13 +181,5 @@ def _sha256_of(files: Iterable[Any]) -> str:
 
 
 def _signature(*folders: Any) -> str:
-    """Names, sizes and modification times of all files, as a hash; empty on object storage."""
-    if any(is_remote(folder) for folder in folders):
-        return ""
-    listed: list[Any] = []
-    for folder in folders:
-        root = Path(folder).resolve()
-        files = sorted(path for path in root.rglob("*") if path.is_file())
-        stats = [(str(path.relative_to(root)), path.stat()) for path in files]
-        listed += [str(root), [[n, s.st_size, s.st_mtime_ns] for n, s in stats]]
-    return sha256_json(listed)
+    """What a hash of names and versions of all files gives: it changes whenever one is written."""
+    return sha256_json([[str(resolved(folder)), versions(folder)] for folder in folders])

@@ -18,6 +18,7 @@ from jprune.core.processes import on_writer
 from jprune.core.progress import log
 from jprune.core.version import __version__
 from jprune.pipeline.interruption import interruptible
+from jprune.pipeline.lease import LeaseLost
 from jprune.pipeline.lock import workdir_lock
 from jprune.pipeline.records import (
     RECORD_VERSION,
@@ -141,9 +142,11 @@ def run_stages(
     prints = fingerprints(stages)
     outputs = [output for stage in stages for output in stage.outputs]
     with contextlib.ExitStack() as stack, interruptible() as check:
+        check_lock: Callable[[], None] = lambda: None  # noqa: E731
 
         def enter_workdir() -> None:
-            stack.enter_context(workdir_lock(workdir))
+            nonlocal check_lock
+            check_lock = stack.enter_context(workdir_lock(workdir))
             remove_leftovers(workdir)
             begin()
             remove_strangers(workdir, names, outputs)
@@ -170,8 +173,10 @@ def run_stages(
             started = time.monotonic()
             try:
                 values = {need: states[need].value for need in stage.needs}
-                state = _run(workdir, stage, values, prints, _foreign(stage, stages))
+                state = _run(workdir, stage, values, prints, _foreign(stage, stages), check_lock)
                 check()
+            except LeaseLost:
+                raise  # what is here is another's now
             except BaseException as error:
                 stopped = isinstance(error, Interrupted | KeyboardInterrupt)
                 seconds = time.monotonic() - started
@@ -192,11 +197,13 @@ def _run(
     values: Mapping[str, Any],
     prints: Mapping[str, str],
     foreign: frozenset[str],
+    check_lock: Callable[[], None],
 ) -> StageState:
     """Runs one stage and records it."""
     path = record_path(workdir, stage.name)
 
     def begin() -> list[str]:
+        check_lock()
         known = written_by(read_record(path)) | {*stage.outputs}
         # From here on the old record must not count: its outputs are about to be replaced.
         write_json(path, {"name": stage.name, "status": "running", "begun": known})
@@ -210,6 +217,7 @@ def _run(
     def finish() -> Any:
         written = [file for file in files_of(workdir, stage.outputs) if file not in foreign]
         outputs = [describe(workdir, file) for file in written]
+        check_lock()
         remove_orphans(workdir, known, stage.outputs)
         write_json(
             path,

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from jprune.core.errors import InputError
-from jprune.core.files import as_path, is_remote, read_json
+from jprune.core.files import as_path, read_json
+from jprune.core.paths import resolved
 from jprune.report.reading import Evaluation, RunRecord, read_run
 
 _FINISHED = ("done", "cached")
@@ -76,9 +76,7 @@ def _read(workdir: Any) -> Run:
         for e in record.evaluations
         if e.phase == "before" and e.data in after and e.protocol == after[e.data].protocol
     }
-    remote = is_remote(workdir)
-    folder = label.rstrip("/") if remote else str(Path(label).expanduser().resolve())
-    return Run(label, folder, record, before, after, _contents(workdir))
+    return Run(label, str(resolved(label)), record, before, after, _contents(workdir))
 
 
 def _contents(workdir: Any) -> dict[str, Any]:

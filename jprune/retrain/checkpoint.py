@@ -1,13 +1,16 @@
 """Checkpoints of a training run through Orbax: the latest complete one counts."""
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
 import jax
 
 from jprune.core.errors import InputError
-from jprune.core.files import PathLike, as_path, jsonable, read_json, write_json
+from jprune.core.files import PathLike, is_remote, jsonable, read_json, write_json
+from jprune.core.paths import resolved
 from jprune.retrain.step import TrainState
 
 IDENTITY = "training.json"
@@ -29,18 +32,19 @@ class Checkpoints:
           keep: how many checkpoints are kept.
 
         Raises:
-          InputError: the folder holds checkpoints of a run with another identity.
+          InputError: the folder holds checkpoints of a run with another identity, or is on an
+            object store that refuses them.
         """
         import orbax.checkpoint as ocp
 
-        self.folder = as_path(folder)
+        self.folder = resolved(folder)  # Orbax wants absolute paths
         self.folder.mkdir(parents=True, exist_ok=True)
         _check_identity(self.folder / IDENTITY, jsonable(identity))
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, create=True, enable_async_checkpointing=False
         )
-        # Orbax wants absolute paths.
-        self._manager = ocp.CheckpointManager(self.folder.absolute() / "steps", options=options)
+        with _store_errors(self.folder):
+            self._manager = ocp.CheckpointManager(self.folder / "steps", options=options)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -64,7 +68,8 @@ class Checkpoints:
 
         step = int(state.step)
         if step != self.latest:
-            self._manager.save(step, args=ocp.args.StandardSave(_as_dict(state)))
+            with _store_errors(self.folder):
+                self._manager.save(step, args=ocp.args.StandardSave(_as_dict(state)))
 
     def restore(self, like: TrainState) -> TrainState:
         """The last checkpoint, with the shapes, dtypes and shardings of `like`.
@@ -75,8 +80,26 @@ class Checkpoints:
 
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _as_dict(like))
         jax.tree.map(lambda leaf: leaf.delete(), _as_dict(like))
-        restored = self._manager.restore(self.latest, args=ocp.args.StandardRestore(target))
+        with _store_errors(self.folder):
+            restored = self._manager.restore(self.latest, args=ocp.args.StandardRestore(target))
         return TrainState(**restored)
+
+
+@contextlib.contextmanager
+def _store_errors(folder: PathLike) -> Iterator[None]:
+    """Turns what an object store refuses into one line: Orbax goes there by three libraries."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        if not is_remote(folder):
+            raise
+        reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
+        raise InputError(
+            f"cannot keep checkpoints in {folder}: {reason}; it takes the role Storage Object User "
+            "and the permission storage.buckets.get"
+        ) from error
 
 
 def _as_dict(state: TrainState) -> dict[str, Any]:

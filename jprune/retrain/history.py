@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jprune.core.errors import JpruneError
-from jprune.core.files import PathLike, as_path, write_text
+from jprune.core.files import PathLike, as_path, read_bytes, write_text
 from jprune.retrain.step import Metrics
 
 
@@ -79,4 +79,4 @@ def read_history(path: PathLike) -> list[dict[str, Any]]:
     path = as_path(path)
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in read_bytes(path).decode().splitlines()]

@@ -2,11 +2,11 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from jprune.core.errors import InputError
 from jprune.core.files import PathLike, as_path, is_remote
+from jprune.core.paths import resolved
 from jprune.transforms.transform import Transform, chain, from_step
 
 VERSION = 1
@@ -102,6 +102,4 @@ def source_path(path: PathLike) -> str:
 
     What is not there, such as a hub id, and addresses on object stores stay as they are.
     """
-    if is_remote(path) or not as_path(path).exists():
-        return str(path)
-    return str(Path(path).expanduser().resolve())
+    return str(path if is_remote(path) or not as_path(path).exists() else resolved(path))

@@ -224,3 +224,11 @@ def test_every_command_takes_an_adapter(write, tmp_path):
     whole = load(folder)
     expected = perplexity(whole, windows(4, 12)).ppl
     assert figures["before"]["perplexity"][0]["ppl"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_an_adapter_on_an_object_store_finds_its_base_there(write, gcs, tmp_path):
+    folder, *_ = write({"base_model_name_or_path": "../base"})
+    gcs.put_folder("models", tmp_path)
+    ours, local = load_checkpoint("gs://bucket/models/adapter"), load_checkpoint(folder)
+    jax.tree.map(np.testing.assert_array_equal, ours.llama, local.llama)
+    assert ours.sha256 == local.sha256

@@ -204,26 +204,6 @@ def test_new_dir_without_overwrite(tmp_path):
         pytest.fail("must not start")
 
 
-def test_object_store_folders_are_complete_with_their_manifest(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "is_remote", lambda path: True)
-    out = tmp_path / "bucket" / "out"
-    with files.new_dir(out) as folder:
-        files.write_text(folder / "config.json", "1")
-        files.write_text(folder / "sub" / "x", "2")
-    assert files.is_complete(out)
-    assert files.read_json(out / files.MANIFEST)["files"] == ["config.json", "sub/x"]
-    with pytest.raises(RuntimeError), files.new_dir(out) as folder:
-        assert not files.is_complete(out)
-        raise RuntimeError
-    assert not files.is_complete(out)
-    # A killed process cannot clean up, and what it leaves must not stand in the way for ever.
-    with files.new_dir(out) as folder:
-        assert [p.name for p in folder.iterdir()] == [files.UNFINISHED]
-        files.write_text(folder / "y", "3")
-    assert {p.name for p in out.iterdir()} == {"y", files.MANIFEST}
-    assert files.read_json(out / files.MANIFEST)["files"] == ["y"]
-
-
 def test_hashes(tmp_path):
     (tmp_path / "f").write_bytes(b"abc")
     assert files.sha256_file(tmp_path / "f") == hashlib.sha256(b"abc").hexdigest()

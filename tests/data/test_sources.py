@@ -1,3 +1,4 @@
+import gzip
 import json
 import sys
 import types
@@ -181,3 +182,24 @@ def test_failed_download_says_which_file_would_serve(monkeypatch):
 def test_evaluation_and_calibration_data_are_disjoint_where_the_hub_has_two_parts():
     shared = {n for n, hub in KNOWN.items() if len({p.files for p in hub.parts.values()}) == 1}
     assert shared == {"alpaca-cleaned"}
+
+
+def test_every_kind_of_file_is_read_from_an_object_store(gcs, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    texts = ["one\ntwo", "ü" * 3000]
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
+    (tmp_path / "a.jsonl").write_bytes(lines)
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines))
+    (tmp_path / "a.json").write_text(json.dumps([{"text": text} for text in texts]))
+    (tmp_path / "a.txt").write_text(texts[0])
+    pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet")
+    np.savez(tmp_path / "a.npz", ids=np.arange(6).reshape(2, 3))
+    address = gcs.put_folder("data", tmp_path)
+    for name in ("a.jsonl", "a.jsonl.gz", "a.json", "a.parquet"):
+        assert list(documents(f"{address}/{name}")) == texts, name
+    assert list(documents(f"{address}/a.txt")) == texts[:1]
+    assert token_windows(f"{address}/a.npz:ids").tolist() == [[0, 1, 2], [3, 4, 5]]
+    gcs.put("known/c4/train/0.jsonl", lines)
+    assert list(documents("c4", "calibration", "gs://bucket/known")) == texts

@@ -259,3 +259,13 @@ def test_bundled_model_in_transformers():
         expected = model(torch.tensor([ids])).logits.numpy()
     ours = forward(load(ASSETS), jnp.asarray([ids]))
     np.testing.assert_allclose(ours, expected, atol=2e-4)
+
+
+def test_the_same_on_an_object_store(gcs, finished, config):
+    gcs.visible = True
+    workdir, record = finished
+    again = run_config(config(), "gs://bucket/W", name="test")
+    assert again["figures"] == record["figures"]
+    for name in ("model/model.safetensors", "model/tokenizer.json", "losses.jsonl"):
+        assert gcs.objects[f"W/{name}"] == (workdir / name).read_bytes(), name
+    assert ran(run_config(config(), "gs://bucket/W", name="test")) == []
