@@ -85,6 +85,18 @@ def available() -> list[str]:
     return sorted(file.stem for file in folder().glob("*.py") if not file.stem.startswith("_"))
 
 
+def keys_of(text: str | None) -> list[str]:
+    """The keys of a config; without one, or with one that does not load, those of all configs."""
+    for names in ([text] if text else [], available()):
+        try:
+            keys = [key for name in names for key in _keys(load_config(name))]
+        except InputError:
+            continue
+        if keys:
+            return list(dict.fromkeys(keys))
+    return []
+
+
 def variants(text: str) -> tuple[str, ...]:
     """The variants that a config file declares in its mapping VARIANTS, the default first."""
     path, _ = resolve(text)

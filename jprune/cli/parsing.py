@@ -115,8 +115,12 @@ def _shown(flags: Flags) -> list[str]:
 
 
 def _unknown_flag(command: str, flag: str, flags: Flags) -> str:
-    close = nearest(flag, _shown(flags))
-    hint = f"did you mean --{close}?" if close else f"see jprune {command} --help"
+    keys = configs.keys_of(flags["config"].value) if "config" in flags else []
+    close = None if flag in keys else nearest(flag, _shown(flags))
+    key = None if close else nearest(flag, keys)
+    hint = f"see jprune {command} --help"
+    if close or key:
+        hint = f"did you mean --{close}?" if close else f"did you mean --config.{key}=...?"
     return f"unknown flag --{flag} of jprune {command}; {hint}"
 
 

@@ -77,6 +77,8 @@ def test_dry_run_says_which_key_made_a_stage_stale(jprune, arguments):
         (["--config.eval_windows=many"], "takes an integer, not 'many'"),
         (["--config.remove=4"], "removing 4 of 4 units would leave no model"),
         (["--until=score"], "unknown flag --until"),
+        (["--mesh=data:2"], "unknown flag --mesh of jprune run; did you mean --config.mesh=...?"),
+        (["--config=demo_pretrain", "--learning_rat=1"], "mean --config.train.learning_rate=...?"),
         (["--config=shortened_lama"], "did you mean 'shortened_llama'"),
         (["--config=shortened_llama:tailor"], "did you mean 'taylor'"),
         (["--workdir="], "--workdir=... is missing"),
