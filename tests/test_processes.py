@@ -1,17 +1,16 @@
 """Two real processes with four simulated devices each: one process's figures, one set of files."""
 
 import json
-import os
 import pathlib
-import socket
-import subprocess
-import sys
+import signal
+import time
 
 import jax
 import numpy as np
 import pytest
 
 from jprune.checkpoints import export_huggingface, load
+from tests.several import finish, start
 from tests.tiny import tiny, windows
 
 PROGRAM = """
@@ -26,29 +25,7 @@ def call(commands, tmp_path, processes=1, devices=8):
     """Runs `jprune` commands, all in each process; gives what every process printed."""
     script = tmp_path / "commands"
     script.write_text("\n".join(commands))
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    env = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-    }
-    if processes > 1:
-        env |= {
-            "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
-            "JAX_NUM_PROCESSES": str(processes),
-        }
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(script)],
-            env=env | {"JAX_PROCESS_ID": str(index)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for index in range(processes)
-    ]
-    return [process.communicate(timeout=300) for process in running]
+    return finish(start(PROGRAM, script, processes=processes, devices=devices))
 
 
 def statuses(printed):
@@ -102,9 +79,7 @@ def test_all_processes_end_alike(both):
     expected = [0, 0, 0, 2, 0, 0]
     assert statuses(results["one"][0][0]) == expected, results["one"][0][1]
     for out, err in results["two"]:
-        # The others print nothing of their own: their lines come from the test's program.
-        assert statuses(out) in (expected, []), err
-    assert statuses(results["two"][0][0]) == expected
+        assert statuses(out) == expected, err
 
 
 def test_only_the_first_process_speaks(both):
@@ -178,3 +153,45 @@ def test_two_processes_write_one_checkpoint_on_an_object_store(gcs, tmp_path):
         "ocdbt.process_1",
     }
     jax.tree.map(np.testing.assert_array_equal, load("gs://bucket/O"), load("gs://bucket/model"))
+
+
+@pytest.mark.parametrize(("command", "signalled"), [("score --criterion=greedy", 1), ("eval", 0)])
+def test_sigterm_to_one_process_stops_both(both, tmp_path, command, signalled):
+    root, _ = both
+    np.savez(tmp_path / "many.npz", ids=windows(100_000, 16, vocab=96))
+    script = tmp_path / "commands"
+    out = tmp_path / "out.json"
+    script.write_text(
+        f"{command} --model={root / 'model'} --data={tmp_path / 'many.npz'}:ids --out={out}"
+    )
+    running = start(PROGRAM, script)
+    for process in running:
+        while "of 2, 2 of 4 devices" not in process.stderr.readline():
+            assert process.poll() is None
+    time.sleep(2)  # it loads, compiles or computes
+    running[signalled].send_signal(signal.SIGTERM)
+    printed = finish(running, timeout=60)
+    assert [process.returncode for process in running] == [75, 75], printed
+    for _, err in printed:
+        assert "Traceback" not in err and "run the same command again to continue" in err
+    assert not out.exists()
+
+
+def test_no_room_on_one_process_is_an_error_on_all(both, tmp_path):
+    root, _ = both
+    full = "\n".join(
+        [
+            "import os",
+            "from jprune.checkpoints import placement",
+            "free = 10 if os.environ['JAX_PROCESS_ID'] == '1' else None",
+            "placement.free_bytes = lambda device: free",
+        ]
+    )
+    script = tmp_path / "commands"
+    data = f"--data={root / 'ids.npz'}:ids --mesh=fsdp:4"
+    models = [root / "model", root / "two" / "orbax"]
+    script.write_text("\n".join(f"eval --model={model} {data}" for model in models))
+    for out, err in finish(start(full + PROGRAM, script)):
+        # Both know at once: neither has to be ended by the other.
+        assert statuses(out) == [2, 2] and "ended with process" not in err, err
+        assert "no room for model" in err and "no room for orbax" in err

@@ -20,6 +20,7 @@ from jprune.checkpoints.tokenizer import Tokenizer, load_tokenizer
 from jprune.core.errors import InputError, nearest, unknown
 from jprune.core.files import PathLike, as_path, is_remote, read_json, sha256_file, sha256_json
 from jprune.core.paths import resolved
+from jprune.core.processes import together
 from jprune.core.remote import check_finished
 from jprune.llama.model import Llama
 
@@ -80,10 +81,15 @@ def load_checkpoint(
         and rounds once, which gives a plain model; "keep" makes these kernels `Lora`.
 
     Raises:
-      InputError: nothing there, or not a model that jprune can read.
+      InputError: nothing there, or not a model that jprune can read; of several processes all
+        raise what one of them met with.
     """
     if adapters not in get_args(Adapters):
         raise unknown("value of adapters", adapters, get_args(Adapters))
+    return together(lambda: _load_checkpoint(path, dtype, shardings, adapters))
+
+
+def _load_checkpoint(path: PathLike, dtype: Any, shardings: Any, adapters: Adapters) -> Checkpoint:
     folder, name = find(path)
     if form_of(folder) == "peft":
         llama = _load_adapted(folder, name, dtype, shardings, adapters)

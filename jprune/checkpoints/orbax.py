@@ -29,7 +29,7 @@ from jprune.checkpoints.tokenizer import write_companions
 from jprune.core.errors import InputError
 from jprune.core.files import PathLike, jsonable, new_dir, write_json
 from jprune.core.paths import resolved
-from jprune.core.processes import is_writer
+from jprune.core.processes import is_writer, together
 from jprune.llama.config import LlamaConfig
 from jprune.llama.kernels import Kernel, Lora, Masked
 from jprune.llama.model import Llama, Origin, Run
@@ -75,6 +75,16 @@ def restore_orbax(path: PathLike, dtype: Any = None, *, shardings: Any = None) -
       InputError: not such a folder, half-written, damaged, of a newer version, or no room.
     """
     folder = resolved(path)
+    # In Orbax processes wait for each other: what can go wrong in one alone comes before that.
+    manifest, config, wanted, place = together(lambda: _checked(folder, dtype, shardings))
+    arrays = _restore_arrays(folder, wanted, place)
+    return rebuild(config, arrays, manifest["wrappers"], manifest["blocks"])
+
+
+def _checked(
+    folder: epath.Path, dtype: Any, shardings: Any
+) -> tuple[dict[str, Any], LlamaConfig, dict[str, jax.ShapeDtypeStruct], Placement]:
+    """The manifest, the config, and the arrays to restore and their places; there is room."""
     manifest = read_manifest(folder)
     config = parse_config(manifest["config"])
     wanted = {
@@ -84,8 +94,7 @@ def restore_orbax(path: PathLike, dtype: Any = None, *, shardings: Any = None) -
     check_files(folder, manifest["files"])
     place = placement(shardings, config)
     check_room(wanted, place, folder.name)
-    arrays = _restore_arrays(folder, wanted, place)
-    return rebuild(config, arrays, manifest["wrappers"], manifest["blocks"])
+    return manifest, config, wanted, place
 
 
 def nested(flat: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from jprune.core.errors import InputError, Interrupted, nearest
@@ -40,21 +40,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     _quiet_libraries()
     try:
         return _dispatch(argv)
-    except InputError as error:
+    except BaseException as error:
+        return _report(error)[0]
+
+
+def _report(error: BaseException) -> tuple[int, str]:
+    """Tells the user of an error; gives the exit status and what was said, in one line."""
+    if isinstance(error, InputError):
         return _fail(BAD_INPUT, f"error: {_one_line(error)}")
-    except Interrupted as error:
+    if isinstance(error, Interrupted):
         return _fail(INTERRUPTED, _one_line(error))
-    except KeyboardInterrupt:
+    if isinstance(error, KeyboardInterrupt):
         return _fail(FAILED, "stopped from the keyboard")
-    except BrokenPipeError:
+    if isinstance(error, BrokenPipeError):
         # Whoever read our output has left. Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
-    except Exception as error:
-        if _is_out_of_memory(error):
-            return _fail(BAD_INPUT, f"error: out of memory: {_one_line(error)[:300]}; {_SMALLER}")
-        traceback.print_exc()
-        return FAILED
+        return FAILED, "its output was cut off"
+    if not isinstance(error, Exception):
+        raise error
+    if _is_out_of_memory(error):
+        return _fail(BAD_INPUT, f"error: out of memory: {_one_line(error)[:300]}; {_SMALLER}")
+    traceback.print_exception(error)
+    return FAILED, f"{type(error).__name__}: {_one_line(error)[:300]}"
 
 
 _SMALLER = "use fewer or shorter windows, --dtype=bfloat16, or a larger device"
@@ -85,12 +92,15 @@ def _dispatch(argv: list[str]) -> int:
     from jprune.core.compilation import enable_compilation_cache, prefer_cublas
     from jprune.pipeline.interruption import interruptible
 
-    with _shown_log(), interruptible(), contextlib.ExitStack() as stack:
+    with _shown_log(), contextlib.ExitStack() as stack:
         enable_compilation_cache()
         keep_freed_memory()
         prefer_cublas()
+        # Until all processes are there SIGTERM ends this one as any other program: nothing has
+        # begun, and the wait for them could not be interrupted.
         _spread(flags, stack)
-        return module.run(flags)
+        with interruptible():
+            return _end_together(flags, lambda: module.run(flags))
 
 
 def _spread(flags: Any, stack: contextlib.ExitStack) -> None:
@@ -108,6 +118,16 @@ def _spread(flags: Any, stack: contextlib.ExitStack) -> None:
         stack.enter_context(contextlib.redirect_stdout(None))
     if "mesh" in flags:
         stack.enter_context(mesh.use_mesh(flags.mesh))
+
+
+def _end_together(flags: Any, command: Callable[[], int]) -> int:
+    """The status of a command, which of several processes none leaves before the others."""
+    if "distributed" not in flags:
+        return command()
+    from jprune.core.ending import Note, end_together
+    from jprune.pipeline.interruption import MESSAGE
+
+    return end_together(command, _report, Note("stopping", INTERRUPTED, MESSAGE))
 
 
 def _module(name: str) -> Any:
@@ -135,9 +155,9 @@ def _unknown_command(name: str) -> str:
     return f"unknown command {name!r}; {hint}"
 
 
-def _fail(status: int, message: str) -> int:
+def _fail(status: int, message: str) -> tuple[int, str]:
     print(f"jprune: {message}", file=sys.stderr, flush=True)
-    return status
+    return status, message
 
 
 def _one_line(error: BaseException) -> str:

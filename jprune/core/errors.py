@@ -9,7 +9,13 @@ class JpruneError(Exception):
 
 
 class InputError(JpruneError):
-    """The input is wrong: the message says what is wrong and what would be right (exit 2)."""
+    """The input is wrong: the message says what is wrong and what would be right (exit 2).
+
+    Attributes:
+      common: all of several processes raise it; see `jprune.core.processes.together`.
+    """
+
+    common = False
 
 
 class Interrupted(KeyboardInterrupt):

@@ -1,15 +1,16 @@
 """Several processes of one run: what one of them does for all, and what all do together.
 
 Every process runs the same program. Only process 0 writes files and prints; what it alone knows
-(the state of a folder, say) it tells the others.
+(the state of a folder, say) it tells the others. What one of them fails in, all learn.
 """
 
 import importlib.util
+import itertools
 import json
 import os
 import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -17,17 +18,23 @@ import numpy as np
 from jprune.core.errors import InputError, unknown
 from jprune.core.progress import log
 
+T = TypeVar("T")
+
 MODES = ("auto", "on", "off")
 
 # Variables by which launchers tell a process how many there are.
 _COUNTS = ("JAX_NUM_PROCESSES", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
+
+# Exchanges are counted alike in all processes.
+_exchanges = itertools.count()
 
 
 def initialise(mode: str) -> None:
     """Makes this process one of several, as its environment describes; see `jax.distributed`.
 
     Nothing of JAX may have been used before. The environment is that of Slurm, Open MPI, a Cloud
-    TPU, or the variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+    TPU, or the variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. What
+    SIGTERM does stays as it is.
 
     Args:
       mode: "on"; "off"; or "auto": on if there is a sign of more than one process.
@@ -39,6 +46,8 @@ def initialise(mode: str) -> None:
         raise unknown("value of --distributed", mode, MODES)
     if mode == "off" or jax.distributed.is_initialized() or (mode == "auto" and not _several()):
         return
+    # It would take SIGTERM for itself; see `jprune.core.ending` for what is done with that.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(**_described())
     except (ValueError, RuntimeError) as error:
@@ -61,7 +70,7 @@ def is_writer() -> bool:
 
 
 def on_writer(function: Callable[[], Any]) -> Any:
-    """What `function` returns on process 0, on all processes; they wait for it.
+    """What `function` returns on process 0, on all processes; they wait for each other.
 
     Args:
       function: returns JSON values; tuples arrive elsewhere as lists.
@@ -71,16 +80,73 @@ def on_writer(function: Callable[[], Any]) -> Any:
     """
     if not jax.distributed.is_initialized():
         return function()
-    value, error = None, None
-    if is_writer():
+    value, told = _on_all(function if is_writer() else lambda: None, lambda value: value)
+    return value if is_writer() else told[0]
+
+
+def together(function: Callable[[], T]) -> T:
+    """What `function` returns on this process, once it has returned on all.
+
+    For work that may fail on some processes only, such as finding room on their devices: none goes
+    on, to wait in vain for another. In `function` the same may be called again.
+
+    Raises:
+      InputError: raised by `function` on some processes, on all; the others take the first one's.
+    """
+    if not jax.distributed.is_initialized():
+        return function()
+    return _on_all(function, lambda value: None)[0]
+
+
+def _on_all(function: Callable[[], T], share: Callable[[T], Any]) -> tuple[T, list[Any]]:
+    """What `function` returns here, and `share` of it from all processes."""
+    shared, error = None, None
+    try:
+        value = function()
+        shared = share(value)
+    except InputError as raised:
+        if raised.common:
+            # Nobody exchanges it again. A process that failed before it came to an exchange within
+            # `function` met the others there with the exchange below: all made equally many.
+            raise
+        error = raised
+    told = _exchange({"value": shared, "error": None if error is None else str(error)})
+    for one in told:
+        if one["error"] is not None:
+            error = error or InputError(one["error"])
+            error.common = True
+            raise error
+    return value, [one["value"] for one in told]
+
+
+def _exchange(value: Any) -> list[Any]:
+    """The JSON values of all processes, by their index; waits for those that have none yet.
+
+    It needs no devices, and while it waits SIGTERM is heeded.
+    """
+    number, me = next(_exchanges), jax.process_index()
+    store().key_value_set(f"jprune/exchanges/{number}/{me}", json.dumps(value))
+    told = [_wait_for(f"jprune/exchanges/{number}/{i}") for i in range(jax.process_count())]
+    if number:  # all have come to this exchange, so nobody reads of the last one any more
+        store().key_value_delete(f"jprune/exchanges/{number - 1}/{me}")
+    return [json.loads(text) for text in told]
+
+
+def _wait_for(key: str) -> str:
+    while True:
         try:
-            value = function()
-        except InputError as raised:
-            error = raised
-    said = _tell({"value": value, "error": None if error is None else str(error)})
-    if said["error"] is not None:
-        raise error or InputError(said["error"])
-    return value if is_writer() else said["value"]
+            return store().blocking_key_value_get(key, 1000)
+        except jax.errors.JaxRuntimeError as error:
+            if "DEADLINE_EXCEEDED" not in str(error):
+                raise
+
+
+def store() -> Any:
+    """The key-value store that the first process serves to all."""
+    # JAX has no public name for it; Orbax takes it from here too.
+    from jax._src import distributed
+
+    return distributed.global_state.client
 
 
 def to_host(array: Any) -> np.ndarray:
@@ -92,16 +158,6 @@ def to_host(array: Any) -> np.ndarray:
 
         return np.asarray(multihost_utils.process_allgather(array, tiled=True))
     return np.asarray(array)
-
-
-def _tell(value: Any) -> Any:
-    """`value` of process 0, on all processes."""
-    from jax.experimental.multihost_utils import broadcast_one_to_all
-
-    data = json.dumps(value).encode()
-    length = int(broadcast_one_to_all(np.int32(len(data))))
-    padded = np.frombuffer(data[:length].ljust(length), np.uint8)
-    return json.loads(np.asarray(broadcast_one_to_all(padded)).astype(np.uint8).tobytes())
 
 
 def _several() -> bool:

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from jprune.core.errors import InputError, unknown
 from jprune.core.files import PathLike, as_path, jsonable, read_json, write_json
 from jprune.core.mesh import use_mesh
-from jprune.core.processes import is_writer, on_writer
+from jprune.core.processes import is_writer, on_writer, together
 from jprune.pipeline.stages import Stage, StageState, plan, run_stages
 
 Config: TypeAlias = Mapping[str, Any] | ConfigDict
@@ -86,7 +86,7 @@ def run_config(
 
 
 def _run_config(config: Config, workdir: PathLike, name: str, until: str | None) -> dict[str, Any]:
-    job = make_job(config, workdir)
+    job = together(lambda: make_job(config, workdir))
     on_writer(lambda: check_identity(workdir, job.identity))
     root = as_path(workdir)
     record = jsonable(
@@ -115,8 +115,8 @@ def dry_run(config: Config, workdir: PathLike) -> list[str]:
     Raises: as `run_config`.
     """
     with use_mesh(config.get("mesh") or None):
-        job = make_job(config, workdir)
-        check_identity(workdir, job.identity)
+        job = together(lambda: make_job(config, workdir))
+        on_writer(lambda: check_identity(workdir, job.identity))
         states = plan(workdir, job.stages)
         width = max(len(state.name) for state in states)
         lines = [
