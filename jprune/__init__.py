@@ -8,13 +8,16 @@ smaller = jprune.drop_units(jprune.select(scores, 4))(checkpoint.llama)
 jprune.save("pruned", smaller, tokenizer=checkpoint.tokenizer)
 """
 
+from jprune.allocate import allocate
 from jprune.checkpoints import (
     Checkpoint,
     export_huggingface,
     load,
     load_checkpoint,
+    load_masks,
     load_tokenizer,
     save,
+    save_masks,
 )
 from jprune.core.errors import InputError, Interrupted, JpruneError
 from jprune.core.mesh import use_mesh
@@ -26,6 +29,7 @@ from jprune.llama import (
     Llama,
     LlamaConfig,
     Lora,
+    Mask,
     Masked,
     Origin,
     Plan,
@@ -44,15 +48,30 @@ from jprune.llama import (
     unstack,
     virtual,
 )
-from jprune.scores import Scores, Unit, score, select, units
+from jprune.scores import (
+    Scores,
+    Sparse,
+    Unit,
+    WeightStats,
+    Widths,
+    choose_widths,
+    score,
+    select,
+    sparsify,
+    units,
+    weight_stats,
+)
 from jprune.transforms import (
     Recipe,
     Transform,
+    apply_masks,
     chain,
     drop_blocks,
     drop_sublayers,
     drop_units,
+    narrow,
     removed_units,
+    sparse_weights,
     transform,
 )
 
@@ -65,18 +84,25 @@ __all__ = [
     "Llama",
     "LlamaConfig",
     "Lora",
+    "Mask",
     "Masked",
     "Origin",
     "Plan",
     "Recipe",
     "Rope",
     "Scores",
+    "Sparse",
     "Transform",
     "Unit",
+    "WeightStats",
+    "Widths",
     "__version__",
     "abstract",
+    "allocate",
+    "apply_masks",
     "calibration_windows",
     "chain",
+    "choose_widths",
     "count_bytes",
     "count_params",
     "drop_blocks",
@@ -89,15 +115,20 @@ __all__ = [
     "init",
     "load",
     "load_checkpoint",
+    "load_masks",
     "load_tokenizer",
     "named_params",
+    "narrow",
     "next_token_nll",
     "perplexity",
     "removed_units",
     "run_plan",
     "save",
+    "save_masks",
     "score",
     "select",
+    "sparse_weights",
+    "sparsify",
     "stack",
     "to_params",
     "transform",
@@ -105,4 +136,5 @@ __all__ = [
     "unstack",
     "use_mesh",
     "virtual",
+    "weight_stats",
 ]

@@ -5,21 +5,25 @@ import re
 import subprocess
 import sys
 
+import jax
+import numpy as np
 import pytest
 
 import jprune
+from jprune.llama.masks import unpack
 from tests.cli.conftest import model, text  # noqa: F401
 
 README = pathlib.Path(__file__).resolve().parents[1] / "README.md"
 
 
 def test_the_example_of_readme_runs(model, text, tmp_path, monkeypatch):  # noqa: F811
-    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.S)
+    codes = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.S)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my-llama").symlink_to(model)
     (tmp_path / "my.txt").symlink_to(text)
     names: dict = {}
-    exec(compile(code, str(README), "exec"), names)
+    for code in codes:  # each goes on from the one before
+        exec(compile(code, str(README), "exec"), names)
     pruned, llama = names["pruned"], names["llama"]
     assert isinstance(pruned, jprune.Llama) and pruned.num_layers == llama.num_layers - 1
     assert tuple(names["chosen"][0]) in jprune.removed_units(llama, pruned)
@@ -30,6 +34,10 @@ def test_the_example_of_readme_runs(model, text, tmp_path, monkeypatch):  # noqa
     rebuilt = recipe.transform()(llama)
     assert rebuilt.origins == pruned.origins
     assert names["after"].ppl > 1
+    jax.tree.map(np.testing.assert_array_equal, names["masked"], names["sparse"].llama)
+    for mask in names["two_of_four"].masks.values():
+        groups = np.asarray(unpack(mask)).reshape(-1, 4, mask.shape[1])
+        assert (groups.sum(axis=1) == 2).all()
 
 
 def test_every_public_name_is_there():

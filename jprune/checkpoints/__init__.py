@@ -11,6 +11,7 @@ from jprune.checkpoints.load import (
     load_checkpoint,
     save,
 )
+from jprune.checkpoints.mask_files import load_masks, save_masks
 from jprune.checkpoints.model_card import model_card
 from jprune.checkpoints.orbax import restore_orbax, save_orbax
 from jprune.checkpoints.placement import free_bytes
@@ -27,10 +28,12 @@ __all__ = [
     "import_huggingface",
     "load",
     "load_checkpoint",
+    "load_masks",
     "load_tokenizer",
     "model_card",
     "restore_orbax",
     "save",
+    "save_masks",
     "save_orbax",
     "target_dtype",
 ]

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from jprune.llama.config import LlamaConfig
+
 
 @dataclasses.dataclass(frozen=True)
 class Family:
@@ -15,12 +17,15 @@ class Family:
       fields: fields of `LlamaConfig` that all models of the family share, and no key tells.
       written: keys of config.json that transformers reads for this family, of those that a
         transform may change; the family decides the others.
+      heads_divide: whether transformers refuses a number of heads that does not divide the hidden
+        size, also where head_dim is given.
     """
 
     architecture: str
     defaults: Mapping[str, Any]
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     written: tuple[str, ...] = ()
+    heads_divide: bool = False
 
 
 _LLAMA = {
@@ -48,7 +53,9 @@ _QWEN = _LLAMA | {
 }
 
 FAMILIES: Mapping[str, Family] = {
-    "llama": Family("LlamaForCausalLM", _LLAMA, written=("attention_bias", "mlp_bias")),
+    "llama": Family(
+        "LlamaForCausalLM", _LLAMA, written=("attention_bias", "mlp_bias"), heads_divide=True
+    ),
     # Jiang et al., Mistral 7B (arXiv 2310.06825), section 2: attention in a sliding window.
     "mistral": Family(
         "MistralForCausalLM",
@@ -95,3 +102,12 @@ FAMILIES: Mapping[str, Family] = {
 
 ARCHITECTURES = {family.architecture: name for name, family in FAMILIES.items()}
 SUPPORTED = "Llama 1, 2, 3 and Vicuna, Mistral, Qwen2, Qwen3, Gemma 1"
+
+
+def accepts_heads(config: LlamaConfig, heads: int) -> bool:
+    """Whether stock transformers loads a model of this family and hidden size with so many heads.
+
+    It is taken to load the number that the config came with.
+    """
+    own = heads == config.num_attention_heads
+    return own or not FAMILIES[config.family].heads_divide or config.hidden_size % heads == 0

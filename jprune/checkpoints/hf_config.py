@@ -127,8 +127,8 @@ def export_config(config: LlamaConfig, kept: Sequence[int], dtype: str) -> dict[
         for key in (*_FROM_ARRAYS, *FAMILIES[config.family].written):
             if getattr(config, key) != getattr(original, key):
                 values[key] = getattr(config, key)
-        if "head_dim" not in values and config.head_dim != original.hidden_size // (
-            config.num_attention_heads
+        if "head_dim" not in values and config.hidden_size != (
+            config.head_dim * config.num_attention_heads
         ):
             values["head_dim"] = config.head_dim
     values["num_hidden_layers"] = len(kept)

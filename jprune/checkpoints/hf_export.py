@@ -10,8 +10,14 @@ import numpy as np
 
 from jprune.checkpoints import hf_names
 from jprune.checkpoints.dtypes import as_dtype
-from jprune.checkpoints.families import FAMILIES
 from jprune.checkpoints.hf_config import export_config, stored_dtype
+from jprune.checkpoints.hf_widths import (
+    count_padding,
+    origin_words,
+    padded_widths,
+    params_by_name,
+    uniform_config,
+)
 from jprune.checkpoints.manifest import EMPTY_RECIPE
 from jprune.checkpoints.model_card import model_card
 from jprune.checkpoints.safetensors_io import MAX_SHARD_BYTES, PlannedTensor, write_checkpoint
@@ -21,9 +27,8 @@ from jprune.core.files import PathLike, as_path, jsonable, new_dir, write_json, 
 from jprune.core.processes import to_host
 from jprune.core.progress import log
 from jprune.llama.config import LlamaConfig
-from jprune.llama.kernels import fold_kernels, is_kernel
-from jprune.llama.model import Attention, Block, Linear, Llama, Mlp, Run
-from jprune.llama.names import leaf_name
+from jprune.llama.kernels import ArrayLike, fold_kernels, kernel_shape
+from jprune.llama.model import Block, Llama, Run
 from jprune.llama.params import ParamSpec, block_spec
 
 
@@ -47,7 +52,9 @@ def export_huggingface(
 
     Stock Llama has no form for a removed sublayer: it is written with all its projections zero, so
     that it adds nothing, and the card and the log say so. A block without either sublayer is left
-    out, since it computes nothing.
+    out, since it computes nothing. Nor can its layers differ in width: heads and neurons that some
+    have and others lack are written as zeros, which change nothing and save nothing. Where all have
+    the same, the config gets the smaller numbers.
 
     Args:
       path: the folder; an earlier export there is replaced, anything else is refused.
@@ -56,15 +63,16 @@ def export_huggingface(
         transformers.
       recipe: how the model was made; its JSON form goes into recipe.json and the card.
       card: text of README.md; by default made from the recipe and the figures.
-      strict: refuse a model with removed sublayers.
+      strict: refuse a model with removed sublayers or padded widths.
       max_shard_bytes: the most data in one safetensors file.
       dtype: of the written tensors: a dtype or its name, `"checkpoint"` for the one that the
         model's config.json came with, None for that of the arrays.
       figures: results for the card, see `model_card`.
 
     Raises:
-      InputError: removed sublayers with `strict`, blocks of different widths, no blocks, or a
-        folder that jprune did not write in the place of `path`.
+      InputError: removed sublayers or blocks of different widths with `strict`, blocks that differ
+        in query heads per key-value head, no blocks, or a folder that jprune did not write in the
+        place of `path`.
     """
     path, recipe = as_path(path), jsonable(recipe)
     blocks = [block for block in layers_of(llama) if block.attn or block.mlp]
@@ -77,12 +85,25 @@ def export_huggingface(
             "save with Orbax, or export without --strict to write them as zeros"
         )
     config = uniform_config(llama)
+    padded = padded_widths(llama)
+    if padded and strict:
+        raise InputError(
+            f"layers of different widths ({padded[0]}, for one) have no Hugging Face form; "
+            "save with Orbax, or export without --strict to pad them with zeros"
+        )
     target = _export_dtype(llama, dtype)
     kept = [index if b.origin is None else b.origin.index for index, b in enumerate(blocks)]
     values = export_config(config, kept, target.name)
     tensors = plan_tensors(llama, config, blocks, target)
     for note in notes:
         log.warning("%s: written with zero projections, since Llama cannot leave it out", note)
+    if padded:
+        log.warning(
+            "%d of %d layers are padded with zeros to %d heads and %d neurons, since Llama has one "
+            "width for all: the %s padded weights save nothing; Orbax keeps the true widths",
+            *(len(padded), len(blocks), config.num_attention_heads, config.intermediate_size),
+            f"{count_padding(blocks, config):,}",
+        )
     text = card or model_card(path.name, llama, recipe=recipe, figures=figures, notes=notes)
     try:
         with new_dir(path) as folder:
@@ -102,18 +123,18 @@ def plan_tensors(
 
     Args:
       llama: gives the parameters outside the blocks.
-      config: the widths, see `uniform_config`.
+      config: the widths, see `uniform_config`; narrower blocks are padded with zeros.
       blocks: the blocks to write, numbered from 0; leaves may be `_Layer`.
       dtype: of the written tensors.
     """
-    spec = _by_name(block_spec(config, len(blocks)))
+    spec = params_by_name(block_spec(config, len(blocks)))
     plan = [_planned("embed_tokens.embedding", llama.embed, dtype)]
     for number, block in enumerate(blocks):
-        present = _by_name(block)
+        present = params_by_name(block)
         for name, declared in spec.items():
             full = f"layers.{number}.{name}"
             if name in present:
-                plan.append(_planned(full, present[name], dtype))
+                plan.append(_planned(full, present[name], dtype, declared.shape))
             else:
                 plan.append(_constant(full, declared, dtype))
     plan.append(_planned("norm.weight", llama.final_norm, dtype))
@@ -139,7 +160,7 @@ def layers_of(llama: Llama) -> list[Block]:
 class LayerSlice:
     """One layer of a stacked array, cut out when it is needed."""
 
-    array: jax.Array
+    array: ArrayLike
     index: int
 
     @property
@@ -147,7 +168,7 @@ class LayerSlice:
         """The shape of the layer."""
         return self.array.shape[1:]
 
-    def read(self) -> jax.Array:
+    def read(self) -> ArrayLike:
         """The layer's array."""
         return self.array[self.index]
 
@@ -156,58 +177,10 @@ def zeroed_sublayers(blocks: Sequence[Block]) -> list[str]:
     """What is removed from the blocks, in words, one item per sublayer."""
     notes = []
     for number, block in enumerate(blocks):
-        origin = f" (layer {block.origin.index} of {block.origin.source})" if block.origin else ""
         for part, sublayer in (("attention", block.attn), ("mlp", block.mlp)):
             if sublayer is None:
-                notes.append(f"{part} of layer {number}{origin}")
+                notes.append(f"{part} of layer {number}{origin_words(block.origin)}")
     return notes
-
-
-def uniform_config(llama: Llama) -> LlamaConfig:
-    """The config with the widths, biases and tie that the arrays have.
-
-    Raises InputError if the blocks differ in width: config.json has one width for all.
-    """
-    config = llama.config
-    attns = [part for part in _sublayers(llama) if isinstance(part, Attention)]
-    mlps = [part for part in _sublayers(llama) if isinstance(part, Mlp)]
-    heads = {_shape(attn.q.kernel)[-1] // config.head_dim for attn in attns}
-    kv_heads = {_shape(attn.k.kernel)[-1] // config.head_dim for attn in attns}
-    widths = {_shape(mlp.gate.kernel)[-1] for mlp in mlps}
-    for what, found in (("heads", heads), ("key-value heads", kv_heads), ("neurons", widths)):
-        if len(found) > 1:
-            raise InputError(
-                f"blocks differ in their number of {what} ({', '.join(map(str, sorted(found)))}), "
-                "which has no Hugging Face form; save with Orbax"
-            )
-    bias = any(_has_bias((attn.q, attn.k, attn.v)) for attn in attns)
-    output_bias = any(_has_bias(attn.o) for attn in attns)
-    if "attention_bias" in FAMILIES[config.family].written:  # one key for all four
-        bias = output_bias = bias or output_bias
-    if not attns:  # nothing to go by
-        bias, output_bias = config.attention_bias, config.output_bias
-    return dataclasses.replace(
-        config,
-        vocab_size=llama.embed.shape[0],
-        num_attention_heads=max(heads, default=config.num_attention_heads),
-        num_key_value_heads=max(kv_heads, default=config.num_key_value_heads),
-        intermediate_size=max(widths, default=config.intermediate_size),
-        attention_bias=bias,
-        output_bias=output_bias,
-        mlp_bias=any(_has_bias(mlp) for mlp in mlps) if mlps else config.mlp_bias,
-        tie_word_embeddings=llama.lm_head is None,
-    )
-
-
-def _sublayers(llama: Llama) -> list[Attention | Mlp]:
-    blocks = [part.block if isinstance(part, Run) else part for part in llama.blocks]
-    return [part for block in blocks for part in (block.attn, block.mlp) if part is not None]
-
-
-def _has_bias(linears: Any) -> bool:
-    is_linear = lambda x: isinstance(x, Linear)  # noqa: E731
-    found = jax.tree.leaves(linears, is_leaf=is_linear)
-    return any(isinstance(x, Linear) and x.bias is not None for x in found)
 
 
 def _export_dtype(llama: Llama, dtype: Any) -> np.dtype:
@@ -217,25 +190,22 @@ def _export_dtype(llama: Llama, dtype: Any) -> np.dtype:
     return as_dtype(llama.dtype if named is None else named)
 
 
-def _shape(kernel: Any) -> tuple[int, ...]:
-    """The shape of the weight under adapters and masks."""
-    return _shape(kernel.kernel) if is_kernel(kernel) else kernel.shape
+def _planned(
+    name: str, leaf: Any, dtype: np.dtype, shape: tuple[int, ...] | None = None
+) -> PlannedTensor:
+    """A parameter in the upper left corner of zeros of `shape`, by default of its own."""
+    own = kernel_shape(leaf)
+    wide = own if shape is None else shape
+    padding = [(0, n - have) for n, have in zip(wide, own, strict=True)]
 
-
-def _by_name(block: Block) -> dict[str, Any]:
-    """The parameters of a block by name; adapters and masks count as one with their weight."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(block, is_leaf=is_kernel)
-    return {leaf_name(path): leaf for path, leaf in leaves}
-
-
-def _planned(name: str, leaf: Any, dtype: np.dtype) -> PlannedTensor:
     def read() -> np.ndarray:
         values = jax.tree.map(lambda x: x.read() if isinstance(x, LayerSlice) else x, leaf)
-        transpose = hf_names.is_transposed(name)
-        return hf_names.convert(to_host(fold_kernels(values)), dtype, transpose=transpose)
+        array = to_host(fold_kernels(values))
+        array = np.pad(array, padding) if wide != own else array
+        return hf_names.convert(array, dtype, transpose=hf_names.is_transposed(name))
 
-    shape = hf_names.tensor_shape(name, _shape(leaf))
-    return PlannedTensor(hf_names.tensor_name(name), shape, dtype, read)
+    stored = hf_names.tensor_shape(name, wide)
+    return PlannedTensor(hf_names.tensor_name(name), stored, dtype, read)
 
 
 def _constant(name: str, spec: ParamSpec, dtype: np.dtype) -> PlannedTensor:

@@ -46,7 +46,9 @@ def import_huggingface(
 
     Headers and sizes of all files, names, shapes and dtypes are checked before any data is read.
     Then each tensor is read, transposed to [in, out], cast, put on its devices and released: the
-    host holds one tensor beyond the devices' copies, and each device gets only its part.
+    host holds one tensor beyond the devices' copies, and each device gets only its part. With
+    shardings "host" nothing is read: parameters are views of the mapped files, which must stay as
+    they are, but for those that are cast (or come from a store), which are copies.
 
     Args:
       folder: the checkpoint.
@@ -75,7 +77,7 @@ def import_huggingface(
     if target == own:  # any other dtype was asked for
         _log_casts(stored, target, source)
 
-    def read(item: tuple[str, jax.ShapeDtypeStruct]) -> jax.Array:
+    def read(item: tuple[str, jax.ShapeDtypeStruct]) -> jax.Array | np.ndarray:
         name, leaf = item
         return _load(stored[hf_names.tensor_name(name)], name, leaf, place(name, leaf.shape))
 
@@ -197,11 +199,16 @@ def _equal(a: StoredTensor, b: StoredTensor) -> bool:
 
 
 def _load(
-    tensor: StoredTensor, name: str, leaf: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding
-) -> jax.Array:
+    tensor: StoredTensor,
+    name: str,
+    leaf: jax.ShapeDtypeStruct,
+    sharding: jax.sharding.Sharding | None,
+) -> jax.Array | np.ndarray:
     """One parameter on its devices, each of which gets its part and no more."""
     transpose = hf_names.is_transposed(name)
     values = read_tensor(tensor)  # mapped, not read, where the file is local
+    if sharding is None and values.dtype == leaf.dtype:
+        return values.T if transpose else values
 
     def read(index: Index) -> np.ndarray:
         part = values[index[::-1] if transpose else index]

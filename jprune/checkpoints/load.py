@@ -75,8 +75,10 @@ def load_checkpoint(
         dtypes (the log says what is cast); a folder that `save` wrote keeps every array's own. An
         adapter's is its base's.
       shardings: where the parameters go, see `placement.placement`; by default the ambient
-        mesh (`jax.set_mesh`), without one the default device. For an adapter they are the base's;
-        the factors are replicated.
+        mesh (`jax.set_mesh`), without one the default device. "host" leaves them in files or
+        host memory, as NumPy arrays: for what goes through a model block by block (perplexity,
+        `sparsify`) if the model is larger than the device. For an adapter they are the base's; the
+        factors are replicated.
       adapters: what becomes of a PEFT adapter: "fold" adds it to its base's kernels in float32
         and rounds once, which gives a plain model; "keep" makes these kernels `Lora`.
 

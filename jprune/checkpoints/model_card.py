@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from jprune.checkpoints.hf_widths import padded_widths
 from jprune.llama.model import Llama, count_params
 
 _PROTOCOL_WORDS = (
@@ -41,6 +42,7 @@ def model_card(
         f"# {name}\n\n{_summary(llama, sources)}",
         _recipe_section(recipe),
         _notes_section(notes),
+        _padding_section(padded_widths(llama)),
         _perplexity_section(figures),
         _task_section(figures),
         _usage(name),
@@ -65,7 +67,21 @@ def describe_step(step: Mapping[str, Any]) -> str:
         ]
         if parts:
             return f"removes {' and '.join(parts)}"
+    if op == "narrow":
+        parts = [
+            f"{_span(args[key])} {word}"
+            for key, word in (("heads", "key-value heads"), ("neurons", "neurons"))
+            if any(args.get(key) or ())
+        ]
+        if parts:
+            return f"keeps {' and '.join(parts)} of narrowed blocks"
     return f"{op} {json.dumps(args)}" if args else str(op)
+
+
+def _span(kept: Iterable[Sequence[int] | None]) -> str:
+    """How many stay, from the least to the most."""
+    sizes = [len(one) for one in kept if one]
+    return str(min(sizes)) if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)}"
 
 
 def ranges(indices: Iterable[int]) -> str:
@@ -142,6 +158,16 @@ def _notes_section(notes: Sequence[str]) -> str:
         "nothing, but still take memory and time:"
     )
     return "\n".join(["## Removed sublayers", "", lead, "", *(f"- {note}" for note in notes)])
+
+
+def _padding_section(padded: Sequence[str]) -> str:
+    if not padded:
+        return ""
+    lead = (
+        "Stock models have one width for all layers. These have fewer heads or neurons; the files "
+        "hold the missing ones as zeros, which add nothing, but still take memory and time:"
+    )
+    return "\n".join(["## Padded layers", "", lead, "", *(f"- {item}" for item in padded)])
 
 
 def _perplexity_section(figures: Sequence[Mapping[str, Any]]) -> str:

@@ -24,14 +24,14 @@ from jprune.checkpoints.manifest import (
     parse_config,
     read_manifest,
 )
-from jprune.checkpoints.placement import SMALLER, check_room, placement
+from jprune.checkpoints.placement import SMALLER, check_room, placement, put
 from jprune.checkpoints.tokenizer import write_companions
 from jprune.core.errors import InputError
 from jprune.core.files import PathLike, jsonable, new_dir, write_json
 from jprune.core.paths import resolved
 from jprune.core.processes import is_writer, together
 from jprune.llama.config import LlamaConfig
-from jprune.llama.kernels import Kernel, Lora, Masked
+from jprune.llama.kernels import Kernel, Leaf, Lora, Masked
 from jprune.llama.model import Llama, Origin, Run
 from jprune.llama.names import from_params, named_params
 from jprune.llama.sharding import Placement
@@ -122,13 +122,13 @@ def _dtype(own: str, dtype: Any) -> np.dtype:
 def _restore_arrays(folder: epath.Path, wanted: dict[str, Any], place: Placement) -> dict[str, Any]:
     import orbax.checkpoint as ocp
 
-    placed = {
-        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place(name, leaf.shape))
-        for name, leaf in wanted.items()
-    }
     # Orbax has no empty arrays: they are described in the manifest only.
-    empty = {name: leaf for name, leaf in placed.items() if not math.prod(leaf.shape)}
-    stored = {name: leaf for name, leaf in placed.items() if name not in empty}
+    empty = {name: leaf for name, leaf in wanted.items() if not math.prod(leaf.shape)}
+    stored = {
+        name: _like(leaf, place(name, leaf.shape))
+        for name, leaf in wanted.items()
+        if name not in empty
+    }
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             restored = checkpointer.restore(folder / ARRAYS, nested(stored))
@@ -141,10 +141,17 @@ def _restore_arrays(folder: epath.Path, wanted: dict[str, Any], place: Placement
         raise InputError(f"{folder} is damaged: cannot restore its arrays: {reason}") from error
     arrays = {name: _at(restored, name) for name in stored}
     arrays |= {
-        name: jax.device_put(jnp.zeros(leaf.shape, leaf.dtype), leaf.sharding)
+        name: put(leaf.shape, place(name, leaf.shape), np.zeros(leaf.shape, leaf.dtype).__getitem__)
         for name, leaf in empty.items()
     }
     return arrays
+
+
+def _like(leaf: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding | None) -> Any:
+    """What Orbax restores an array like: a shape on devices, or an array on the host."""
+    if sharding is None:
+        return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)  # takes no memory
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
 def _at(tree: Any, name: str) -> Any:
@@ -155,7 +162,7 @@ def _at(tree: Any, name: str) -> Any:
 
 def rebuild(
     config: LlamaConfig,
-    arrays: dict[str, jax.Array],
+    arrays: dict[str, Leaf],
     wrappers: dict[str, Any],
     layers: list[dict[str, Any]],
 ) -> Llama:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
+import numpy as np
 from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -144,15 +145,16 @@ def attach(adapter: Adapter, base: Llama, adapters: Adapters) -> Llama:
 
 
 def _with_factors(kernel: Any, *, pair: Pair, scale: float, dropout: float, keep: bool) -> Any:
-    sharding = kernel.sharding
+    sharding = None if isinstance(kernel, np.ndarray) else kernel.sharding
     a, b = _factor(pair.a, sharding), _factor(pair.b, sharding)
     if keep:
         return Lora(kernel, a, b, scale, dropout)
-    return _folding(scale, sharding)(kernel, a, b)
+    folded = _folding(scale, sharding)(kernel, a, b)
+    return np.asarray(folded) if sharding is None else folded
 
 
 @functools.lru_cache(maxsize=64)
-def _folding(scale: float, sharding: jax.sharding.Sharding) -> Callable[..., jax.Array]:
+def _folding(scale: float, sharding: jax.sharding.Sharding | None) -> Callable[..., jax.Array]:
     """W + scale * a @ b in the place of W."""
 
     def folded(kernel: Any, a: Any, b: Any) -> Any:
@@ -161,7 +163,7 @@ def _folding(scale: float, sharding: jax.sharding.Sharding) -> Callable[..., jax
     return jax.jit(folded, out_shardings=sharding, donate_argnums=0)
 
 
-def _factor(tensor: StoredTensor, sharding: jax.sharding.Sharding) -> jax.Array:
+def _factor(tensor: StoredTensor, sharding: jax.sharding.Sharding | None) -> jax.Array | np.ndarray:
     """The transpose of a stored factor, whole on every device of a kernel."""
     if isinstance(sharding, NamedSharding):
         sharding = NamedSharding(sharding.mesh, PartitionSpec())
@@ -174,7 +176,8 @@ def _on_plain(kernel: Kernel, below: Callable[[Any], Any]) -> Kernel:
     """`kernel` with the plain array at its bottom given to `below`."""
     if isinstance(kernel, Masked):
         return dataclasses.replace(kernel, kernel=_on_plain(kernel.kernel, below))
-    return below(fold(kernel))
+    on_host = isinstance(_plain(kernel), np.ndarray)
+    return below(np.asarray(fold(kernel)) if on_host else fold(kernel))
 
 
 def _plain(kernel: Kernel) -> Any:

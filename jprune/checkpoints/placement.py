@@ -8,13 +8,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from jprune.core.errors import InputError
+from jprune.core.errors import InputError, unknown
 from jprune.core.mesh import current_mesh
 from jprune.llama.config import LlamaConfig
 from jprune.llama.names import named_params
 from jprune.llama.sharding import Placement, on_mesh
 
 Index = tuple[slice, ...]
+
+# In place of a sharding: NumPy arrays, for models larger than their devices.
+HOST = "host"
 
 # What helps when a model does not fit.
 SMALLER = "use a smaller dtype, a device with more memory, or a smaller model"
@@ -26,11 +29,18 @@ def placement(shardings: Any, config: LlamaConfig) -> Placement:
     Args:
       shardings: one sharding or device for all parameters; a mesh, on which they are split by
         their logical axes; a dict by parameter name (`layers.3.self_attn.q_proj.kernel`), the
-        default device for those absent; a `Llama` of shardings; or None, the ambient mesh
-        (`jax.set_mesh`) and without one the default device.
+        default device for those absent; a `Llama` of shardings; "host", which is no device; or
+        None, the ambient mesh (`jax.set_mesh`) and without one the default device.
       config: of the model.
+
+    Raises:
+      InputError: another word.
     """
     shardings = current_mesh() if shardings is None else shardings
+    if isinstance(shardings, str):
+        if shardings != HOST:
+            raise unknown("value of shardings", shardings, (HOST,))
+        return lambda name, shape: None
     if isinstance(shardings, jax.sharding.Mesh):
         return on_mesh(shardings, config)
     if isinstance(shardings, jax.sharding.Sharding):
@@ -47,20 +57,23 @@ def placement(shardings: Any, config: LlamaConfig) -> Placement:
 
 def put(
     shape: tuple[int, ...],
-    sharding: jax.sharding.Sharding,
+    sharding: jax.sharding.Sharding | None,
     read: Callable[[Index], np.ndarray],
-) -> jax.Array:
+) -> jax.Array | np.ndarray:
     """An array whose every part is read once and held only by the devices that it belongs to.
 
     Waits for the transfer, so that the host's copies can go.
 
     Args:
       shape: of the whole array.
-      sharding: where its parts go.
+      sharding: where its parts go; None for what `read` gives, on the host.
       read: gives the part at a tuple of slices.
     """
+    whole = (slice(None),) * len(shape)
+    if sharding is None:
+        return read(whole)
     if sharding.is_fully_addressable and len(sharding.device_set) == 1:
-        return jax.block_until_ready(jax.device_put(read((slice(None),) * len(shape)), sharding))
+        return jax.block_until_ready(jax.device_put(read(whole), sharding))
     parts: dict[tuple[tuple[int, int, int], ...], np.ndarray] = {}
 
     def part(index: Any) -> np.ndarray:
@@ -117,16 +130,21 @@ def bytes_per_device(tree: Any, place: Placement | None = None) -> int:
       place: where shapes would go; arrays know it.
     """
     if place is None:
-        parts = [(leaf, leaf.sharding) for leaf in jax.tree.leaves(tree)]
+        # NumPy arrays have none.
+        parts = [(leaf, getattr(leaf, "sharding", None)) for leaf in jax.tree.leaves(tree)]
     else:
         parts = [(leaf, place(name, leaf.shape)) for name, leaf in named_params(tree).items()]
     return max(_held(parts).values(), default=0)
 
 
-def _held(parts: Iterable[tuple[Any, jax.sharding.Sharding]]) -> collections.Counter[jax.Device]:
+def _held(
+    parts: Iterable[tuple[Any, jax.sharding.Sharding | None]],
+) -> collections.Counter[jax.Device]:
     """The bytes that arrays or shapes take on every device."""
     held: collections.Counter[jax.Device] = collections.Counter()
     for leaf, sharding in parts:
+        if sharding is None:
+            continue
         size = math.prod(sharding.shard_shape(leaf.shape)) * np.dtype(leaf.dtype).itemsize
         held.update(dict.fromkeys(sharding.device_set, size))
     return held

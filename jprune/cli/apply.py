@@ -16,8 +16,9 @@ from jprune.checkpoints import Checkpoint
 from jprune.cli import common, flag
 from jprune.cli.parsing import Flags
 from jprune.core.errors import InputError
-from jprune.core.files import read_json
+from jprune.core.files import as_path, read_json
 from jprune.transforms import Recipe
+from jprune.transforms.transform import ARRAYS
 
 
 def define(flags: FlagValues) -> None:
@@ -32,7 +33,7 @@ def run(flags: Flags) -> int:
     common.one_of(flags, "to", common.FORMATS)
     common.need(flags, "recipe", "out")
     recipe = Recipe.from_json(read_json(flags.recipe))
-    transform = recipe.transform()
+    transform = recipe.transform(as_path(flags.recipe).parent / ARRAYS)
     source = _source(flags, recipe)
     if not flags.model:
         flags["model"].value = str(source["path"])

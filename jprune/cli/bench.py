@@ -1,12 +1,14 @@
 """Measures the speed of the methods on this device.
 
     jprune bench --suite=scores --shape=llama2-7b --out=bench.json
+    jprune bench --suite=masks --shape=llama2-7b --repeats=1
     jprune bench --suite=scores --model=DIR
 
 A shape has random weights. Each job runs once to compile and then several times; the median counts.
 The limit is the job's FLOPs at the rate of a large matrix product, measured in the same run.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,7 +24,9 @@ from jprune.llama import Llama, count_params, init
 from jprune.measure import (
     SHAPES,
     Ceilings,
+    Job,
     Measurement,
+    mask_jobs,
     measure,
     measure_ceilings,
     peak_bytes,
@@ -32,7 +36,7 @@ from jprune.measure import (
 )
 from jprune.report.tables import count, significant
 
-SUITES = {"scores": score_jobs}
+SUITES: dict[str, Callable[..., list[Job]]] = {"scores": score_jobs, "masks": mask_jobs}
 
 # Seconds on one H200 at the Llama-2-7B shape in bfloat16: the published loops in PyTorch, and what
 # jprune aims at. In the order of the suite's jobs.
@@ -40,7 +44,8 @@ TARGETS: dict[tuple[str, str, str], dict[str, tuple[float, ...]]] = {
     ("scores", "llama2-7b", "H200"): {
         "reference": (7.40, 0.233, 3.84),
         "goal": (0.50, 0.12, 2.9),
-    }
+    },
+    ("masks", "llama2-7b", "H200"): {"reference": (35.5, 221.0), "goal": (18.0, 45.0)},
 }
 
 

@@ -9,11 +9,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jprune.core import InputError, log
-from jprune.core.mesh import paced
 from jprune.data import Tokenizer, check_vocabulary, evaluation_windows, find_source
 from jprune.evaluate.batches import map_batches, window_batch_size
 from jprune.evaluate.protocol import Protocol, preset
-from jprune.llama.blockwise import advance, blocks, ends, nll_sums, start
+from jprune.llama.blockwise import ends, nll_sums, start, through
 from jprune.llama.kernels import ArrayLike
 from jprune.llama.model import Llama
 
@@ -66,7 +65,7 @@ def perplexity(
     float32, windows are summed in float64. NaN and infinities are passed on and logged.
 
     Args:
-      llama: a model in any form.
+      llama: a model in any form; one on the host goes to the device block by block for each batch.
       ids: token ids, at least 2 per window.
       batch_size: windows per batch; by default what suits the device.
 
@@ -200,9 +199,7 @@ def evaluate_sources(
 def _batch_nll(llama: Llama, ids: Int[ArrayLike, "batch length"]) -> Float[Array, " batch"]:
     """The summed NLL of each window of a batch."""
     h, ctx = start(ends(llama), ids)
-    for block in blocks(llama):
-        h = paced(advance(block, h, ctx))
-    return nll_sums(ends(llama), h, ids)
+    return nll_sums(ends(llama), through(llama, h, ctx), ids)
 
 
 def _check_windows(llama: Llama, ids: np.ndarray) -> None:

@@ -16,6 +16,7 @@ from jprune.llama.forward import (
 )
 from jprune.llama.kernels import Lora, Masked, fold, fold_kernels, linear
 from jprune.llama.loss import next_token_nll, token_nll
+from jprune.llama.masks import Mask, Masks
 from jprune.llama.model import (
     Attention,
     Block,
@@ -32,6 +33,7 @@ from jprune.llama.names import from_params, leaf_name, named_params, to_params
 from jprune.llama.params import ParamSpec, abstract, init, llama_spec
 from jprune.llama.stack import single_blocks, stack, unstack
 from jprune.llama.virtual import Plan, full_plan, run_plan, virtual
+from jprune.llama.widths import Width, narrow_block, widths
 
 __all__ = [
     "Attention",
@@ -41,13 +43,16 @@ __all__ = [
     "Llama",
     "LlamaConfig",
     "Lora",
+    "Mask",
     "Masked",
+    "Masks",
     "Mlp",
     "Origin",
     "ParamSpec",
     "Plan",
     "Rope",
     "Run",
+    "Width",
     "abstract",
     "anonymous",
     "apply_block",
@@ -69,6 +74,7 @@ __all__ = [
     "llama_spec",
     "mlp_out",
     "named_params",
+    "narrow_block",
     "next_token_nll",
     "run_blocks",
     "run_plan",
@@ -79,4 +85,5 @@ __all__ = [
     "unembed",
     "unstack",
     "virtual",
+    "widths",
 ]

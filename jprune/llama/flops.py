@@ -1,14 +1,13 @@
 """Model FLOPs of a forward pass, from the shapes of the arrays that take part."""
 
-from jprune.llama.kernels import Kernel, Lora, Masked
+from jprune.llama.kernels import Kernel, kernel_shape
 from jprune.llama.model import Block, Linear, Llama, Run
 
 
 def kernel_params(kernel: Kernel) -> int:
     """Multiplications per token of x W, an adapter counted as folded."""
-    while isinstance(kernel, Lora | Masked):
-        kernel = kernel.kernel
-    return kernel.shape[-2] * kernel.shape[-1]
+    rows, columns = kernel_shape(kernel)[-2:]
+    return rows * columns
 
 
 def block_flops(block: Block, length: int, sliding_window: int | None = None) -> int:
@@ -23,11 +22,9 @@ def block_flops(block: Block, length: int, sliding_window: int | None = None) ->
     if block.attn is not None:
         attn = block.attn
         total += 2 * sum(kernel_params(part.kernel) for part in (attn.q, attn.k, attn.v, attn.o))
-        query = attn.q.kernel
-        while isinstance(query, Lora | Masked):
-            query = query.kernel
         window = min(length, sliding_window or length)
-        total += 2 * window * (2 * length - window + 1) * query.shape[-1] // length
+        queries = kernel_shape(attn.q.kernel)[-1]
+        total += 2 * window * (2 * length - window + 1) * queries // length
     if block.mlp is not None:
         mlp = block.mlp
         total += 2 * sum(kernel_params(part.kernel) for part in (mlp.gate, mlp.up, mlp.down))

@@ -22,6 +22,9 @@ ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
 }
 
 
+Tap = Callable[[str, Array], None]
+
+
 @struct.dataclass
 class Context:
     """What every block of a pass shares: rotation tables, static widths, attention kernel."""
@@ -73,6 +76,10 @@ def affine(x: Array, layer: Linear, key: Key[Array, ""] | None = None) -> Array:
     return y if layer.bias is None else y + layer.bias
 
 
+def ignore(name: str, x: Array) -> None:
+    """The tap that takes nothing."""
+
+
 def _keys(key: Key[Array, ""] | None, count: int):
     return [None] * count if key is None else list(jax.random.split(key, count))
 
@@ -103,11 +110,13 @@ def attention_out(
     h: Float[Array, "batch length hidden"],
     ctx: Context,
     key: Key[Array, ""] | None = None,
+    tap: Tap = ignore,
 ) -> Float[Array, "batch length hidden"]:
     """What the block's attention adds to the residual stream `h`."""
     attn = block.attn
     q_key, k_key, v_key, o_key = _keys(key, 4)
     x = rms_norm(h, block.attn_norm, ctx.eps, ctx.norm_offset)
+    tap("attn_in", x)
     heads = x.shape[:2] + (-1, ctx.head_dim)
     q, k, v = (
         affine(x, layer, one).reshape(heads)
@@ -116,8 +125,9 @@ def attention_out(
     if attn.q_norm is not None:
         q, k = rms_norm(q, attn.q_norm, ctx.eps), rms_norm(k, attn.k_norm, ctx.eps)
     q, k = apply_rope(q, ctx.cos, ctx.sin), apply_rope(k, ctx.cos, ctx.sin)
-    out = attend(q, k, v, ctx.attention, ctx.window)
-    return affine(out.reshape(*x.shape[:2], -1), attn.o, o_key)
+    out = attend(q, k, v, ctx.attention, ctx.window).reshape(*x.shape[:2], -1)
+    tap("attn_out", out)
+    return affine(out, attn.o, o_key)
 
 
 def mlp_out(
@@ -125,13 +135,16 @@ def mlp_out(
     h: Float[Array, "batch length hidden"],
     ctx: Context,
     key: Key[Array, ""] | None = None,
+    tap: Tap = ignore,
 ) -> Float[Array, "batch length hidden"]:
     """What the block's feed-forward network adds to the residual stream `h`."""
     mlp = block.mlp
     gate_key, up_key, down_key = _keys(key, 3)
     x = rms_norm(h, block.mlp_norm, ctx.eps, ctx.norm_offset)
+    tap("mlp_in", x)
     activation = ACTIVATIONS[ctx.activation]
     hidden = activation(affine(x, mlp.gate, gate_key)) * affine(x, mlp.up, up_key)
+    tap("mlp_out", hidden)
     return affine(hidden, mlp.down, down_key)
 
 
@@ -140,13 +153,22 @@ def apply_block(
     h: Float[Array, "batch length hidden"],
     ctx: Context,
     key: Key[Array, ""] | None = None,
+    tap: Tap = ignore,
 ) -> Float[Array, "batch length hidden"]:
-    """The residual stream after one block."""
+    """The residual stream after one block.
+
+    Args:
+      block: the block.
+      h: the residual stream before it.
+      ctx: see `context`.
+      key: dropout key of adapters, for training.
+      tap: is shown what each group of linears reads, by the names of `jprune.llama.linears`.
+    """
     attn_key, mlp_key = _keys(key, 2)
     if block.attn is not None:
-        h = h + attention_out(block, h, ctx, attn_key)
+        h = h + attention_out(block, h, ctx, attn_key, tap)
     if block.mlp is not None:
-        h = h + mlp_out(block, h, ctx, mlp_key)
+        h = h + mlp_out(block, h, ctx, mlp_key, tap)
     return residual(h)
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 # A leaf of a model's tree: an array, or what stands for one (a shape, a declaration, a sharding,
 # a number per array). Docstrings give the shapes.
@@ -56,7 +56,7 @@ Kernel = Leaf | Lora | Masked
 
 
 def matmul(
-    x: Float[Array, "... in"], w: Float[Array, "in out"], dtype=None
+    x: Float[Array, "... in"], w: Float[ArrayLike, "in out"], dtype=None
 ) -> Float[Array, "... out"]:
     """x @ w; float32 operands are multiplied as float32 also where the device prefers less.
 
@@ -92,7 +92,7 @@ def linear(
     return matmul(x, kernel)
 
 
-def fold(kernel: Kernel) -> Float[Array, "in out"]:
+def fold(kernel: Kernel) -> Float[ArrayLike, "in out"]:
     """The plain array that multiplies like `kernel` without dropout.
 
     An adapter is added in float32 and rounded once to the dtype of the kernel it sits on.
@@ -105,6 +105,24 @@ def fold(kernel: Kernel) -> Float[Array, "in out"]:
         weight = kernel.kernel.astype(jnp.float32) + kernel.scale * update
         return weight.astype(kernel.kernel.dtype)
     return kernel
+
+
+def kernel_shape(kernel: Kernel) -> tuple[int, ...]:
+    """The shape of the weight under adapters and masks."""
+    return kernel_shape(kernel.kernel) if is_kernel(kernel) else kernel.shape
+
+
+def take(kernel: Kernel, indices: Int[np.ndarray, " chosen"], axis: int) -> Kernel:
+    """A kernel's part for some inputs (`axis` 0) or outputs (`axis` 1), in the order given."""
+    if isinstance(kernel, Masked):
+        return kernel.replace(
+            kernel=take(kernel.kernel, indices, axis), mask=take(kernel.mask, indices, axis)
+        )
+    if isinstance(kernel, Lora):
+        factor = ("a", "b")[axis]
+        cut = {name: take(getattr(kernel, name), indices, axis) for name in ("kernel", factor)}
+        return kernel.replace(**cut)
+    return kernel[indices] if axis == 0 else kernel[:, indices]
 
 
 def is_kernel(x: object) -> bool:

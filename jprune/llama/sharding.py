@@ -16,7 +16,8 @@ _LAYER = re.compile(r"^layers\.\d+\.(stacked\.)?")
 # An axis of so many heads is split between heads, never within one.
 _HEADS = ("heads", "kv_heads")
 
-Placement = Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
+# None is the host: a NumPy array.
+Placement = Callable[[str, tuple[int, ...]], jax.sharding.Sharding | None]
 
 
 def on_mesh(mesh: Mesh, config: LlamaConfig) -> Placement:

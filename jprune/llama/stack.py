@@ -95,7 +95,8 @@ def _delete(sources: Sequence[Array], results) -> None:
     # The copies run asynchronously: their sources may go only once they are done.
     jax.block_until_ready(results)
     for source in sources:
-        source.delete()
+        if isinstance(source, Array):  # the host's go by themselves
+            source.delete()
 
 
 def take_layers(run: Run, indices: Sequence[int]) -> Run:

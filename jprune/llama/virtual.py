@@ -14,6 +14,7 @@ from jprune.llama.forward import Context, attention_out, mlp_out, residual
 from jprune.llama.kernels import Leaf, fold_kernels, is_kernel
 from jprune.llama.model import Attention, Block, Linear, Llama, Mlp, Run
 from jprune.llama.stack import stack, structure, unstack
+from jprune.llama.widths import block_width
 
 
 @struct.dataclass
@@ -100,7 +101,7 @@ def run_plan(
 
 def _homogeneous(blocks: list[Block], head_dim: int) -> list[Block]:
     """Blocks of one structure that compute the same, given the gates."""
-    groups = {_group_size(block) for block in blocks if block.attn is not None}
+    groups = {block_width(block, head_dim).group for block in blocks if block.attn is not None}
     if len(groups) > 1:
         raise InputError(f"blocks differ in query heads per key-value head: {sorted(groups)}")
     norms = (norm for block in blocks for norm in (block.attn_norm, block.mlp_norm))
@@ -118,10 +119,6 @@ def _homogeneous(blocks: list[Block], head_dim: int) -> list[Block]:
         )
         for block in blocks
     ]
-
-
-def _group_size(block: Block) -> int:
-    return block.attn.q.kernel.shape[1] // block.attn.k.kernel.shape[1]
 
 
 def _narrow_attention(norm: Array, head_dim: int) -> Attention:

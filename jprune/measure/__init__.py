@@ -2,6 +2,7 @@
 
 from jprune.measure.ceilings import Ceilings, measure_ceilings
 from jprune.measure.devices import peak_bytes, peak_flops
+from jprune.measure.masks import mask_jobs
 from jprune.measure.scores import score_jobs
 from jprune.measure.shapes import SHAPES, Shape, shape_named
 from jprune.measure.timing import Job, Measurement, measure
@@ -12,6 +13,7 @@ __all__ = [
     "Job",
     "Measurement",
     "Shape",
+    "mask_jobs",
     "measure",
     "measure_ceilings",
     "peak_bytes",

@@ -1,9 +1,6 @@
 """Criteria by name, and the user's own."""
 
-import importlib
 import inspect
-import os
-import sys
 from collections.abc import Callable, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -12,6 +9,7 @@ import numpy as np
 from jaxtyping import Int
 
 from jprune.core.errors import InputError, unknown
+from jprune.core.plugins import find_function
 from jprune.data import check_vocabulary
 from jprune.llama.model import Llama
 from jprune.scores.baselines import last, random
@@ -114,17 +112,7 @@ def find(criterion: str) -> Callable[..., Any]:
         return CRITERIA[criterion]
     if ":" not in criterion:
         raise unknown("criterion", criterion, CRITERIA)
-    module, _, name = criterion.partition(":")
-    # A module in the current folder is found by `python -m jprune` but not by `jprune`.
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    try:
-        function = getattr(importlib.import_module(module), name, None)
-    except (ImportError, SyntaxError, ValueError) as error:
-        raise InputError(f"cannot import the criterion {criterion!r}: {error}") from None
-    if not callable(function):
-        raise InputError(f"the module {module} has no function {name}")
-    return function
+    return find_function(criterion, "criterion")
 
 
 def options_of(criterion: str) -> tuple[str, ...] | None:

@@ -88,13 +88,16 @@ class Recipe:
         """The recipe of this one's result after one more transform."""
         return dataclasses.replace(self, steps=self.steps + transform.steps)
 
-    def transform(self) -> Transform:
+    def transform(self, arrays: PathLike = ".") -> Transform:
         """All steps as one transform of the first source.
+
+        Args:
+          arrays: the folder with the files that steps name by SHA-256.
 
         Raises:
           InputError: a step that this version does not know.
         """
-        return chain(*(from_step(step) for step in self.steps))
+        return chain(*(from_step(step, arrays) for step in self.steps))
 
 
 def source_path(path: PathLike) -> str:

@@ -8,7 +8,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from jprune.core.errors import InputError, unknown
+from jprune.core.files import PathLike
 from jprune.llama.model import Llama
+
+# The argument of constructors that read files.
+ARRAYS = "arrays"
 
 _CONSTRUCTORS: dict[str, Callable[..., "Transform"]] = {}
 
@@ -39,7 +43,8 @@ class Transform:
 def transform(constructor: Callable[..., Callable[[Llama], Llama]]) -> Callable[..., Transform]:
     """Decorates a function of plain JSON arguments that returns a function Llama -> Llama.
 
-    The decorated function returns a `Transform`, and recipes find it under its name.
+    The decorated function returns a `Transform`, and recipes find it under its name. An argument
+    `arrays` is where the files are that other arguments name; no recipe has it.
     """
     signature = inspect.signature(constructor)
 
@@ -47,7 +52,8 @@ def transform(constructor: Callable[..., Callable[[Llama], Llama]]) -> Callable[
     def make(*args, **kwargs) -> Transform:
         bound = signature.bind(*args, **kwargs)
         arguments = {name: _plain(value) for name, value in bound.arguments.items()}
-        step = {"op": constructor.__name__, "args": arguments}
+        recorded = {name: value for name, value in arguments.items() if name != ARRAYS}
+        step = {"op": constructor.__name__, "args": recorded}
         return Transform((step,), constructor(**arguments))
 
     _CONSTRUCTORS[constructor.__name__] = make
@@ -77,8 +83,12 @@ def chain(*transforms: Transform) -> Transform:
     return Transform(tuple(step for item in transforms for step in item.steps), apply)
 
 
-def from_step(step: Any) -> Transform:
+def from_step(step: Any, arrays: PathLike = ".") -> Transform:
     """The transform of one step of a recipe.
+
+    Args:
+      step: {"op": ..., "args": {...}}.
+      arrays: the folder with the files that steps name by SHA-256.
 
     Raises:
       InputError: an unknown op, or arguments that the op does not take.
@@ -88,7 +98,9 @@ def from_step(step: Any) -> Transform:
     op, args = step["op"], step.get("args", {})
     if op not in _CONSTRUCTORS:
         raise unknown("op", str(op), sorted(_CONSTRUCTORS))
+    constructor = _CONSTRUCTORS[op]
+    files = {ARRAYS: arrays} if ARRAYS in inspect.signature(constructor).parameters else {}
     try:
-        return _CONSTRUCTORS[op](**args)
+        return constructor(**args, **files)
     except (TypeError, ValueError) as error:
         raise InputError(f"the recipe's step {op} is wrong: {error}") from None

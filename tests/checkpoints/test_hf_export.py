@@ -13,6 +13,7 @@ from jprune.core.errors import InputError
 from jprune.llama.kernels import Lora, Masked
 from jprune.llama.model import Run
 from jprune.llama.stack import stack
+from jprune.transforms import narrow
 
 
 def without(llama, attention=(), mlp=()):
@@ -179,19 +180,9 @@ class TestRemovedSublayers:
         assert found.shape == (8, 16) and (found == 0).all()
 
 
-def narrow(block, neurons):
-    mlp = block.mlp
-    cut = mlp.replace(
-        gate=mlp.gate.replace(kernel=mlp.gate.kernel[:, :neurons]),
-        up=mlp.up.replace(kernel=mlp.up.kernel[:, :neurons]),
-        down=mlp.down.replace(kernel=mlp.down.kernel[:neurons]),
-    )
-    return block.replace(mlp=cut)
-
-
 def test_widths_come_from_the_arrays(tmp_path, loaded, read):
     llama, tensors = loaded
-    thin = llama.replace(blocks=tuple(narrow(block, 6) for block in llama.blocks))
+    thin = narrow(neurons=3 * [range(6)])(llama)
     export_huggingface(tmp_path / "b", thin)
     assert json.loads((tmp_path / "b" / "config.json").read_text())["intermediate_size"] == 6
     found = read(tmp_path / "b")["model.layers.0.mlp.down_proj.weight"]
@@ -203,14 +194,6 @@ def test_the_tie_comes_from_the_arrays(tmp_path, loaded, read):
     export_huggingface(tmp_path / "b", loaded[0].replace(lm_head=None))
     assert json.loads((tmp_path / "b" / "config.json").read_text())["tie_word_embeddings"] is True
     assert "lm_head.weight" not in read(tmp_path / "b")
-
-
-def test_blocks_of_different_widths_are_refused(tmp_path, loaded):
-    llama = loaded[0]
-    uneven = llama.replace(blocks=(narrow(llama.blocks[0], 6), *llama.blocks[1:]))
-    with pytest.raises(InputError, match=r"differ in their number of neurons \(6, 24\).*Orbax"):
-        export_huggingface(tmp_path / "b", uneven)
-    assert list(tmp_path.iterdir()) == [tmp_path / "base"]
 
 
 def test_everything_beside_the_weights_goes_along(tmp_path, loaded):

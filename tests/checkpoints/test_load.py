@@ -1,4 +1,5 @@
 import json
+import tracemalloc
 
 import jax
 import numpy as np
@@ -6,7 +7,9 @@ import pytest
 
 from jprune.checkpoints import checkpoint_sha256, export_huggingface, load, load_checkpoint, save
 from jprune.checkpoints.load import form_of
+from jprune.checkpoints.placement import bytes_per_device
 from jprune.core.errors import InputError
+from jprune.llama import stack
 
 RECIPE = {"version": 1, "sources": [{"name": "base"}], "steps": [{"op": "x", "args": {}}]}
 
@@ -150,3 +153,50 @@ class TestErrors:
         (tmp_path / "o" / "jprune.json").unlink()
         with pytest.raises(InputError, match="no jprune.json, it is half-written"):
             load(tmp_path / "o")
+
+
+class TestOnTheHost:
+    @pytest.fixture(params=["huggingface", "orbax", "stack"])
+    def path(self, request, tmp_path, base):
+        if request.param == "huggingface":
+            return base
+        llama = load(base)
+        save(tmp_path / "o", llama if request.param == "orbax" else stack(llama))
+        return tmp_path / "o"
+
+    @pytest.mark.parametrize("dtype", [None, "bfloat16"])
+    def test_the_same_numbers_and_none_on_a_device(self, path, dtype):
+        expected = jax.tree.map(np.asarray, load(path, dtype))
+        count = len(jax.live_arrays())
+        llama = load(path, dtype, shardings="host")
+        assert len(jax.live_arrays()) == count
+        assert {type(leaf) for leaf in jax.tree.leaves(llama)} == {np.ndarray}
+        assert equal(llama, expected) and llama.dtype == expected.dtype
+        assert bytes_per_device(llama) == 0
+
+    def test_an_empty_array(self, tmp_path, base):
+        llama = load(base)
+        mlp = llama.blocks[0].mlp
+        gate = mlp.gate.replace(kernel=mlp.gate.kernel[:, :0])
+        block = llama.blocks[0].replace(mlp=mlp.replace(gate=gate))
+        save(tmp_path / "o", llama.replace(blocks=(block,)))
+        found = load(tmp_path / "o", shardings="host").blocks[0].mlp.gate.kernel
+        assert type(found) is np.ndarray and found.shape == gate.kernel.shape
+
+    def test_parameters_are_the_mapped_files(self, tmp_path, tiny, write):
+        folder = write(tmp_path / "m", *tiny(vocab_size=20000, hidden_size=64))
+        tracemalloc.start()
+        llama = load(folder, shardings="host")
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < llama.embed.nbytes / 4 and not llama.lm_head.kernel.flags.owndata
+
+    def test_saved_from_there(self, path, tmp_path):
+        save(tmp_path / "again", load(path, shardings="host"))
+        export_huggingface(tmp_path / "h", load(path, shardings="host"))
+        assert equal(load(tmp_path / "again"), load(path))
+        assert equal(load(tmp_path / "h").embed, load(path).embed)
+
+    def test_another_word(self, base):
+        with pytest.raises(InputError, match="unknown value of shardings 'hots'; did you mean"):
+            load(base, shardings="hots")

@@ -101,6 +101,15 @@ def test_sections_without_content_are_left_out(llama):
             "removes the feed-forward network of blocks 7",
         ),
         ({"op": "merge", "args": {"method": "ties"}}, 'merge {"method": "ties"}'),
+        (
+            {"op": "narrow", "args": {"heads": [[0, 1], None, [3]], "neurons": [[0], [5], [9]]}},
+            "keeps 1 to 2 key-value heads and 1 neurons of narrowed blocks",
+        ),
+        (
+            {"op": "narrow", "args": {"neurons": [list(range(9)), None]}},
+            "keeps 9 neurons of narrowed blocks",
+        ),
+        ({"op": "narrow", "args": {"heads": [None]}}, 'narrow {"heads": [null]}'),
         ({"op": "noop"}, "noop"),
     ],
 )

@@ -90,6 +90,16 @@ def test_kept_adapters_compute_what_folded_ones_do(write):
     np.testing.assert_allclose(logits(kept, ids), logits(load(folder), ids), atol=2e-4)
 
 
+@pytest.mark.parametrize("adapters", ["fold", "keep"])
+def test_on_the_host(write, adapters):
+    folder, _, _ = write()
+    expected = load(folder, adapters=adapters)
+    llama = load(folder, shardings="host", adapters=adapters)
+    assert {type(leaf) for leaf in jax.tree.leaves(llama)} == {np.ndarray}
+    assert jax.tree.structure(llama) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, llama, expected)
+
+
 def test_the_checkpoint_is_the_adapters(write):
     folder, _, _ = write()
     checkpoint = load_checkpoint(folder)

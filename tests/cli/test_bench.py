@@ -6,13 +6,16 @@ import json
 import pytest
 
 from jprune.cli import bench
-from jprune.measure import ceilings, score_jobs
+from jprune.measure import ceilings, mask_jobs, score_jobs
+from tests.tiny import tiny
 
 
 @pytest.fixture
 def small(monkeypatch):
     few = functools.partial(score_jobs, calibration=(2, 8), evaluation=(2, 16))
     monkeypatch.setitem(bench.SUITES, "scores", few)
+    few = functools.partial(mask_jobs, calibration=(2, 16))
+    monkeypatch.setitem(bench.SUITES, "masks", few)
     monkeypatch.setitem(ceilings.MATRIX, "cpu", 64)
     monkeypatch.setitem(ceilings.COPY_BYTES, "cpu", 2**16)
 
@@ -31,6 +34,27 @@ def test_figures(jprune, model, small, tmp_path):
         assert job["seconds"] > 0 and job["flops"] > 0
         assert job["limit"] == pytest.approx(job["flops"] / data["ceilings"]["flops"])
     assert data["device"]["platform"] == "cpu" and data["suite"] == "scores"
+
+
+def test_the_suite_of_masks(jprune, model, small, tmp_path):
+    out = tmp_path / "bench.json"
+    arguments = ("--suite=masks", f"--model={model}", "--repeats=1", f"--out={out}")
+    status, printed, _ = jprune("bench", *arguments)
+    assert status == 0 and "SparseGPT at 70%, 2 x 16" in printed
+    data = json.loads(out.read_text())
+    assert data["suite"] == "masks"
+    assert [job["job"] for job in data["jobs"]] == [
+        "DLP ratios, then Wanda at 70%, 2 x 16",
+        "SparseGPT at 70%, 2 x 16",
+    ]
+    assert all(job["seconds"] > 0 and job["flops"] > 0 for job in data["jobs"])
+
+
+@pytest.mark.parametrize("suite", bench.SUITES)
+def test_targets_are_one_for_each_job(suite):
+    jobs = bench.SUITES[suite](tiny(2))
+    for (of, _, _), targets in bench.TARGETS.items():
+        assert of != suite or {len(values) for values in targets.values()} == {len(jobs)}
 
 
 def test_refusals(refused, model):

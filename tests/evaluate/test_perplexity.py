@@ -21,6 +21,7 @@ from jprune.evaluate import (
     window_nll,
 )
 from jprune.evaluate.batches import window_batch_size
+from jprune.llama import blockwise
 from jprune.llama.blockwise import advance, nll_sums, start
 from jprune.llama.config import LlamaConfig
 from jprune.llama.forward import forward
@@ -229,3 +230,25 @@ def test_reference_perplexity(shared, length):
     [(protocol, result)] = evaluate_sources(model, None, [source])
     assert result.ppl == pytest.approx(reference[f"w{length}"], rel=1e-4)
     assert protocol.window_length == length
+
+
+@pytest.mark.parametrize("form", [lambda llama: llama, stack], ids=["tuple", "stack"])
+def test_a_model_on_the_host(llama, ids, form):
+    expected = perplexity(form(llama), ids, batch_size=3)
+    found = perplexity(jax.tree.map(np.array, form(llama)), ids, batch_size=3)
+    np.testing.assert_array_equal(found.window_nll, expected.window_nll)
+
+
+def test_two_blocks_of_a_model_on_the_host_are_on_the_device(llama, ids, monkeypatch):
+    away = jax.tree.map(np.array, init(CONFIG, 6, jax.random.key(1)))
+    shape = away.blocks[0].mlp.down.kernel.shape
+    held = lambda: sum(array.shape == shape for array in jax.live_arrays())  # noqa: E731
+    before, seen = held(), []
+
+    def watched(*args):
+        seen.append(held() - before)
+        return advance(*args)
+
+    monkeypatch.setattr(blockwise, "advance", watched)
+    perplexity(away, ids)
+    assert len(seen) == 6 and max(seen) == 2 and held() == before
