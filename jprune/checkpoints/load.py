@@ -18,7 +18,7 @@ from jprune.checkpoints.peft_config import ADAPTER_CONFIG
 from jprune.checkpoints.safetensors_io import INDEX, read_headers
 from jprune.checkpoints.tokenizer import Tokenizer, load_tokenizer
 from jprune.core.errors import InputError, nearest, unknown
-from jprune.core.files import PathLike, as_path, is_remote, read_json, sha256_file, sha256_json
+from jprune.core.files import RUN, PathLike, as_path, is_remote, read_json, sha256_file, sha256_json
 from jprune.core.paths import resolved
 from jprune.core.processes import together
 from jprune.core.remote import check_finished
@@ -210,6 +210,8 @@ def form_of(folder: PathLike) -> Form:
         return "peft"
     if (folder / MANIFEST).exists():
         return "orbax"
+    if (folder / RUN).exists():
+        raise InputError(f"{folder} is the workdir of a run; its model is {folder / 'model'}")
     if (folder / CONFIG).exists():
         return "huggingface"
     if any((folder / name).exists() for name in (*_ORBAX_FILES, "arrays")):

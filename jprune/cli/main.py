@@ -51,7 +51,7 @@ def _report(error: BaseException) -> tuple[int, str]:
     if isinstance(error, Interrupted):
         return _fail(INTERRUPTED, _one_line(error))
     if isinstance(error, KeyboardInterrupt):
-        return _fail(FAILED, "stopped from the keyboard")
+        return _fail(FAILED, "stopped from the keyboard; run the same command again to continue")
     if isinstance(error, BrokenPipeError):
         # Whoever read our output has left. Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,6 +1,7 @@
 """What commands print and write: tables, bars, and JSON in a common envelope."""
 
 import json
+import os
 import platform
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -64,7 +65,8 @@ def write(
 def check_out_file(out: str | None) -> None:
     """Raises InputError, before any work is done, unless `--out` may become a result.
 
-    A file that is there is replaced only if it is the result of an earlier command.
+    A file that is there is replaced only if it is the result of an earlier command. A local one
+    must be in a folder that can be written, or made.
     """
     if not out:
         return
@@ -77,6 +79,12 @@ def _check_out_file(out: str) -> None:
         raise InputError(f"--out={out} is a folder; give the name of a JSON file")
     if path.exists() and not _is_result(path):
         raise InputError(f"--out={out} exists and is no result of jprune; give another name")
+    if is_remote(out):
+        return
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not (above.is_dir() and os.access(above, os.W_OK)):
+        reason = "cannot be written" if above.is_dir() else "is a file"
+        raise InputError(f"cannot write --out={out}: {above} {reason}; give another name")
 
 
 def _is_result(path: Any) -> bool:

@@ -28,7 +28,7 @@ from jprune.core.remote import MANIFEST, UNFINISHED, remote_dir
 _OWN_FILES = frozenset({"jprune.json", MANIFEST, UNFINISHED})
 _RECIPE = "recipe.json"
 # A folder with this is a whole run, whose recipe.json must not make it pass for a model.
-_RUN = "run.json"
+RUN = "run.json"
 
 
 def write_bytes(path: PathLike, data: bytes) -> None:
@@ -215,7 +215,7 @@ def check_replaceable(path: PathLike, overwrite: bool = True) -> None:
         return
     if not overwrite:
         raise InputError(f"{path} exists; remove it or give another name")
-    if _RUN in names:
+    if RUN in names:
         raise InputError(f"{path} exists and holds a run of jprune; give another folder")
     if names.isdisjoint(_OWN_FILES) and not (_RECIPE in names and _is_recipe(path / _RECIPE)):
         raise InputError(

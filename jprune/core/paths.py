@@ -20,6 +20,10 @@ def as_path(path: PathLike) -> epath.Path:
     Raises:
       InputError: an address that is not `gs://`, or what `gs://` needs is not installed.
     """
+    if os.fspath(path).startswith("gs:") and not is_remote(path):
+        raise InputError(
+            f"{os.fspath(path)} is no place; an address on an object store is gs://..."
+        )
     if is_remote(path):
         _connect(os.fspath(path).partition("://")[0])
         return epath.Path(path)

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 from ml_collections import ConfigDict
 
 from jprune.core.errors import InputError, unknown
-from jprune.core.files import PathLike, as_path, jsonable, read_json, write_json
+from jprune.core.files import RUN, PathLike, as_path, jsonable, read_json, write_json
 from jprune.core.mesh import use_mesh
 from jprune.core.processes import is_writer, on_writer, together
 from jprune.pipeline.stages import Stage, StageState, plan, run_stages
@@ -21,7 +21,7 @@ from jprune.pipeline.stages import Stage, StageState, plan, run_stages
 Config: TypeAlias = Mapping[str, Any] | ConfigDict
 
 SCHEMA_VERSION = 1
-CONFIG, RUN = "config.json", "run.json"
+CONFIG = "config.json"
 
 # What the key `job` of a config may be: the function that turns such a config into a Job.
 JOBS = {
@@ -138,7 +138,7 @@ def check_identity(workdir: PathLike, identity: Mapping[str, Mapping[str, Any]])
         old = recorded.get(kind) if isinstance(recorded, dict) else None
         if not isinstance(old, dict) or "sha256" not in old:
             raise InputError(
-                f"{file} was not written by this job; give another --workdir, or remove {workdir}"
+                f"{file} was not written by this job; give --workdir a new or empty folder"
             )
         if old["sha256"] != new["sha256"]:
             raise InputError(

@@ -200,3 +200,10 @@ class TestOnTheHost:
     def test_another_word(self, base):
         with pytest.raises(InputError, match="unknown value of shardings 'hots'; did you mean"):
             load(base, shardings="hots")
+
+
+def test_a_workdir_is_no_model_but_holds_one(tmp_path):
+    for name in ("run.json", "config.json"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(InputError, match=r"is the workdir of a run; its model is .*/model"):
+        load(tmp_path)

@@ -82,7 +82,11 @@ def test_bad_calls(refused, argv, message):
         (InputError("two\n  lines"), 2, "jprune: error: two lines\n"),
         (Interrupted("saved"), 75, "jprune: saved\n"),
         (MemoryError(), 2, "jprune: error: out of memory: MemoryError; use fewer"),
-        (KeyboardInterrupt(), 1, "jprune: stopped from the keyboard\n"),
+        (
+            KeyboardInterrupt(),
+            1,
+            "jprune: stopped from the keyboard; run the same command again to continue\n",
+        ),
     ],
 )
 def test_exit_statuses(jprune, install, error, status, expected):

@@ -67,3 +67,15 @@ def test_table():
     assert output.table([("a", 1), ("bb", 22)], ("name", "n")) == (
         "name   n\n----  --\na      1\nbb    22"
     )
+
+
+def test_a_place_that_cannot_be_written_is_refused_at_once(tmp_path, monkeypatch):
+    output.check_out_file(str(tmp_path / "new" / "deep" / "r.json"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"cannot write --out=.*r.json: .*file is a file; give"):
+        output.check_out_file(str(tmp_path / "file" / "r.json"))
+    monkeypatch.setattr(output.os, "access", lambda path, mode: False)  # root may write anywhere
+    with pytest.raises(
+        InputError, match=r"cannot write --out=.*r.json: .* cannot be written; give"
+    ):
+        output.check_out_file(str(tmp_path / "new" / "r.json"))

@@ -8,6 +8,8 @@ PROGRAM = """
 import os, signal, time
 from jprune.core import processes
 processes.initialise("on")
+if os.environ["JAX_PROCESS_ID"] == "0":
+    time.sleep(5)  # without the first process the other would be ended in another way
 os.kill(os.getpid(), signal.SIGTERM)
 time.sleep(10)
 """

@@ -20,7 +20,6 @@ from tests.tiny import tiny, windows
 
 IDS = windows(7, 12)
 BATCH = 3  # of seven windows: the last batch is filled up
-BLOCK_LEAVES = 9
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,5 @@
 """The pass over the blocks: what it sums, what runs, and what is where meanwhile."""
 
-import gc
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,25 +15,11 @@ from tests.tiny import tiny, windows
 
 IDS = windows(7, 12)
 BATCH = 3  # of seven windows: the last batch is filled up
-BLOCK_LEAVES = 9
 
 
 @pytest.fixture(scope="module")
 def llama():
     return tiny(4)
-
-
-def on_host(llama):
-    copy = jax.tree.map(np.array, llama)
-    gc.collect()  # on a CPU an array and the host's view of it hold each other
-    return copy
-
-
-def identical(a, b):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        assert x.dtype == y.dtype
-        np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
 
 
 def squares_by_hand(llama, ids):

@@ -1,12 +1,9 @@
 """Sparsity of llama-16m against what the published algorithms give on the same windows."""
 
-import json
-
 import numpy as np
 import pytest
 
 from jprune.allocate import allocate
-from jprune.checkpoints import load
 from jprune.evaluate import perplexity
 from jprune.llama.masks import sparsity
 from jprune.scores.sparsify import sparsify
@@ -21,24 +18,8 @@ ALLOCATIONS = {
 
 
 @pytest.fixture(scope="module")
-def golden(shared):
-    return json.loads((shared / "goldens" / "llama-16m.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def ids(shared):
-    with np.load(shared / "goldens" / "llama-16m.npz") as file:
-        return {key: file[key].astype(np.int32) for key in ("calib_512", "eval_512")}
-
-
-@pytest.fixture(scope="module")
-def llama(shared):
-    return load(shared / "models" / "llama-16m", dtype="float32")
-
-
-@pytest.fixture(scope="module")
-def stats(llama, ids):
-    return weight_stats(llama, ids["calib_512"])
+def stats(llama_16m, golden_ids):
+    return weight_stats(llama_16m, golden_ids["calib_512"])
 
 
 def test_layer_statistics(golden, stats):
@@ -59,7 +40,7 @@ def test_densities(golden, stats, target, name):
 @pytest.mark.parametrize(
     "entry", ["magnitude/owl_M5_l0.08/0.7", "wanda/dlp_mean_a0.15/0.7", "sparsegpt/2:4"]
 )
-def test_pruned_models(golden, llama, ids, stats, entry):
+def test_pruned_models(golden, llama_16m, golden_ids, stats, entry):
     expected = golden["masks"][entry]
     criterion, rate, *target = entry.split("/")
     if target:
@@ -67,9 +48,11 @@ def test_pruned_models(golden, llama, ids, stats, entry):
         density, pattern = allocate(allocator, stats, float(target[0]), **options), "unstructured"
     else:
         density, pattern = 0.5, rate
-    result = sparsify(llama, criterion, ids["calib_512"], density=density, pattern=pattern)
+    result = sparsify(
+        llama_16m, criterion, golden_ids["calib_512"], density=density, pattern=pattern
+    )
     assert sparsity(result.masks) == pytest.approx(expected["sparsity"], abs=1e-4)
     bound = 0.01 if criterion == "sparsegpt" else 0.005
-    assert perplexity(result.llama, ids["eval_512"]).ppl == pytest.approx(
+    assert perplexity(result.llama, golden_ids["eval_512"]).ppl == pytest.approx(
         expected["ppl"], rel=bound
     )
