@@ -36,7 +36,7 @@ def test_densities(golden, stats, target, name):
     np.testing.assert_allclose(found, golden[f"density_{target}"][name], atol=1e-4)
 
 
-# One of each kind; all of the reference's entries were compared once, with the same bounds.
+# One of each kind: each takes half a minute.
 @pytest.mark.parametrize(
     "entry", ["magnitude/owl_M5_l0.08/0.7", "wanda/dlp_mean_a0.15/0.7", "sparsegpt/2:4"]
 )
