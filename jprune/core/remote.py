@@ -80,12 +80,14 @@ def local_output(folder: PathLike) -> Iterator[str]:
     if not is_remote(folder):
         yield str(folder)
         return
+    from jprune.core import gcs
+
     with tempfile.TemporaryDirectory(prefix="jprune-") as temporary:
         yield temporary
         local = as_path(temporary)
         for file in files_below(local) if is_writer() else ():
             with input_errors(f"cannot write {folder}"):
-                (folder / file.relative_to(local)).write_bytes(file.read_bytes())
+                gcs.write(os.fspath(folder / file.relative_to(local)), file.read_bytes())
 
 
 def versions(folder: PathLike) -> dict[str, tuple[int, int]]:
@@ -138,4 +140,6 @@ def _complete(path: epath.Path, writer: str) -> None:
 
 
 def _write(file: epath.Path, value: dict) -> None:
-    file.write_bytes(json.dumps(value, indent=2).encode() + b"\n")
+    from jprune.core import gcs
+
+    gcs.write(os.fspath(file), json.dumps(value, indent=2).encode() + b"\n")
