@@ -67,9 +67,9 @@ def memory_bytes(llama: Llama, remaining: int, config: DepthConfig, source: Sour
 
     That is the most of three: the model with the states of all candidates and the logits of a
     batch, while it is scored (for Taylor scores with the inputs of all blocks and the gradient of
-    one); the model with the activations and logits of a batch, while it is
-    evaluated (the pruned one shares its arrays); and the exact model with the pruned one in the
-    dtype of the files, while that is saved.
+    one); the model with the activations and logits of a batch, while it is evaluated (the pruned
+    one shares its arrays); and the exact model with the pruned one in the dtype of the files, while
+    that is saved.
 
     Args:
       llama: the model's shapes.
@@ -91,7 +91,8 @@ def memory_bytes(llama: Llama, remaining: int, config: DepthConfig, source: Sour
     if "taylor" in config.criteria:
         windows = config.num_windows * config.window_length
         gradient = share * FLOAT32 * count_params(llama.blocks[0])
-        states = max(states, input_bytes(llama, windows) + 2 * gradient)
+        inputs = input_bytes(llama, windows) * source.dtype.itemsize // source.own_dtype.itemsize
+        states = max(states, inputs + 2 * gradient)
     scoring = parameters * itemsize + states + logits
     # In a block: the states before it and within, and the two halves of the MLP.
     activations = 4 * state + 2 * state * llama.config.intermediate_size / hidden

@@ -8,7 +8,7 @@ import numpy as np
 from jprune.checkpoints.mask_files import fetch
 from jprune.core.errors import InputError
 from jprune.core.files import PathLike
-from jprune.llama.kernels import Leaf, Masked, fold, is_kernel
+from jprune.llama.kernels import Leaf, Masked, fold, kernel_shape
 from jprune.llama.linears import linear_kernels, with_kernels
 from jprune.llama.masks import Mask, Masks, unpack
 from jprune.llama.model import Block, Llama, Run
@@ -96,11 +96,8 @@ def _masked_block(
 
 
 def _masked(kernel: Leaf, mask: Mask, name: str, keep_masks: bool) -> Leaf:
-    base = kernel
-    while is_kernel(base):
-        base = base.kernel
-    if base.shape != mask.shape:
-        raise InputError(f"the mask of {name} is {mask.shape}, the kernel {base.shape}")
+    if kernel_shape(kernel) != mask.shape:
+        raise InputError(f"the mask of {name} is {mask.shape}, the kernel {kernel_shape(kernel)}")
     booleans = jnp.asarray(unpack(mask))
     if isinstance(kernel, Masked):
         booleans, kernel = booleans & kernel.mask, kernel.kernel
