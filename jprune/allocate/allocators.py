@@ -4,7 +4,7 @@ References: Yin et al., OWL (arXiv 2310.05175), section 4.2; DLP (arXiv 2505.238
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -80,23 +80,47 @@ def allocate(allocator: str, stats: WeightStats, sparsity: float, **options: Any
     return reach_total(density, stats.sizes, sparsity)
 
 
-def _wanted(allocator: str, stats: WeightStats, sparsity: float, options: dict[str, Any]) -> Any:
+def sizes_only(sizes: Sequence[int]) -> WeightStats:
+    """Statistics of which nothing is known but the weights of each block."""
+    unknown_values = np.full(len(sizes), np.nan)
+    return WeightStats(unknown_values, unknown_values, unknown_values, np.asarray(sizes))
+
+
+def options_of(allocator: str) -> tuple[str, ...] | None:
+    """The options of an allocator; None for one of the user's own.
+
+    Raises:
+      InputError: there is none of that name.
+    """
     if allocator in ALLOCATORS:
-        function = ALLOCATORS[allocator]
-        accepted = list(inspect.signature(function).parameters)[2:]
-        for option in options:
-            if option not in accepted:
-                raise unknown(f"option of {allocator}", option, accepted)
-        return function(stats, sparsity, **options)
+        return tuple(inspect.signature(ALLOCATORS[allocator]).parameters)[2:]
     if allocator.endswith(".json"):
-        given = read_json(as_path(allocator))
-        numbers = isinstance(given, list) and all(type(x) in (int, float) for x in given)
-        if not numbers:
-            raise InputError(f"{allocator} should hold a list with a density for each block")
-        return given
+        return ()
     if ":" not in allocator:
         raise unknown("allocation", allocator, ALLOCATORS)
+    find_function(allocator, "allocation")
+    return None
+
+
+def _wanted(allocator: str, stats: WeightStats, sparsity: float, options: dict[str, Any]) -> Any:
+    accepted = options_of(allocator)
+    for option in options:
+        if accepted is not None and option not in accepted:
+            raise unknown(f"option of {allocator}", option, accepted)
+    if allocator in ALLOCATORS:
+        return ALLOCATORS[allocator](stats, sparsity, **options)
+    if allocator.endswith(".json"):
+        return _from_file(allocator)
     return find_function(allocator, "allocation")(stats, sparsity, **options)
+
+
+def _from_file(path: str) -> list[float]:
+    """A list of densities, or what a run wrote: {"density": [...], ...}."""
+    given = read_json(as_path(path))
+    given = given.get("density") if isinstance(given, dict) else given
+    if not isinstance(given, list) or not all(type(x) in (int, float) for x in given):
+        raise InputError(f"{path} should hold a list with a density for each block")
+    return given
 
 
 def _around(values: Densities, width: float, sparsity: float) -> Densities:

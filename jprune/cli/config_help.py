@@ -14,7 +14,12 @@ from jprune.cli import configs
 
 # The dataclasses whose docstrings say what the keys of a job mean; of a group, its own.
 KEYS: dict[str, dict[str, tuple[str, ...]]] = {
-    "depth": {"": ("jprune.pipeline.depth_config:DepthConfig",)},
+    "depth": {
+        "": (
+            "jprune.pipeline.pruning_config:PruningConfig",
+            "jprune.pipeline.depth_config:DepthConfig",
+        )
+    },
     "pretrain": {
         "": ("jprune.pipeline.pretrain_config:PretrainConfig",),
         "architecture.": ("jprune.pipeline.pretrain_config:Architecture",),

@@ -112,6 +112,11 @@ def kernel_shape(kernel: Kernel) -> tuple[int, ...]:
     return kernel_shape(kernel.kernel) if is_kernel(kernel) else kernel.shape
 
 
+def kernel_dtype(kernel: Kernel) -> np.dtype:
+    """The dtype of the weight under adapters and masks."""
+    return kernel_dtype(kernel.kernel) if is_kernel(kernel) else kernel.dtype
+
+
 def take(kernel: Kernel, indices: Int[np.ndarray, " chosen"], axis: int) -> Kernel:
     """A kernel's part for some inputs (`axis` 0) or outputs (`axis` 1), in the order given."""
     if isinstance(kernel, Masked):

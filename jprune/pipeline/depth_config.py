@@ -4,10 +4,14 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from jprune.checkpoints import as_dtype
 from jprune.core.errors import InputError, unknown
-from jprune.data import SAMPLES
-from jprune.evaluate import PROTOCOLS
+from jprune.pipeline.pruning_config import (
+    PruningConfig,
+    check_choice,
+    check_integers,
+    check_options,
+    read_config,
+)
 from jprune.scores import (
     CRITERIA,
     DATA_FREE,
@@ -25,54 +29,28 @@ _OWN_OPTIONS = ("seed", "remove", "batch_size")
 
 
 @dataclasses.dataclass(frozen=True)
-class DepthConfig:
-    """The keys of a config for depth pruning.
+class DepthConfig(PruningConfig):
+    """The keys of a config for depth pruning, beside those of `PruningConfig`.
 
     Attributes:
-      model: folder or hub id.
-      calibration: data source of the criteria that read data.
-      eval: data sources of the perplexities before and after; the first one's also of the curve.
       criterion: which score decides; a name of `jprune.scores.CRITERIA` or module:function.
       options: of the criterion, for example {"reduce": "fisher"} for taylor.
       compare: further criteria to be shown in the curve and the report.
       remove: how many units go.
       granularity: of the units.
       protect: layers out of reach, for example "0-3,-2,-1".
-      num_windows: calibration windows.
-      window_length: tokens of each.
-      sample: how they are drawn.
-      protocol: of perplexity, a name of `jprune.evaluate.PROTOCOLS`.
-      eval_windows: at most so many windows of each data source; None for all.
       curve_windows: windows of the curve of perplexity against units removed; 0 for no curve.
       curve_remove: how far the curve goes; by default `remove` + 2.
       curve_seeds: random removals in it, with the seeds 0, 1, ...
-      dtype: the model is run in; None for float32 on CPU and the checkpoint's elsewhere.
-      mesh: devices that share the work, for example "data:2,fsdp:4"; None for a single one.
-      seed: of the calibration windows.
-      data_dir: folder with local copies of known data sources.
     """
 
-    model: str
-    calibration: str | None = None
-    eval: tuple[str, ...] = ()
     criterion: str = "perplexity"
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    compare: tuple[str, ...] = ()
     remove: int = 0
     granularity: str = "block"
     protect: str = ""
-    num_windows: int = 32
-    window_length: int = 128
-    sample: str = "documents"
-    protocol: str = "shortened"
-    eval_windows: int | None = 256
-    curve_windows: int = 64
     curve_remove: int | None = None
     curve_seeds: int = 3
-    dtype: str | None = None
-    mesh: str | None = None
-    seed: int = 0
-    data_dir: str | None = None
 
     @property
     def criteria(self) -> tuple[str, ...]:
@@ -102,28 +80,26 @@ def depth_config(values: Mapping[str, Any]) -> DepthConfig:
       InputError: an unknown key, criterion, granularity, protocol or option, with the nearest
         name; a missing model or data source; a number out of range.
     """
-    known = {field.name for field in dataclasses.fields(DepthConfig)}
-    for key in values:
-        if key not in known:
-            raise unknown("config key", str(key), sorted(known))
-    if not values.get("model"):
-        raise InputError("which model? give --config.model=FOLDER (or a Hugging Face hub id)")
-    fields = dict(values)
-    fields["model"] = str(fields["model"])
-    for key in ("eval", "compare"):
-        fields[key] = _strings(fields.get(key, ()))
-    fields["options"] = dict(fields.get("options") or {})
-    for key in ("calibration", "data_dir", "dtype", "mesh"):
-        fields[key] = None if fields.get(key) in (None, "") else str(fields[key])
-    config = DepthConfig(**fields)
-    _check_names(config)
-    _check_numbers(config)
+    config = read_config(DepthConfig, dict(values) | {"options": dict(values.get("options") or {})})
+    for name in config.criteria:
+        if ":" not in name and name not in CRITERIA:
+            raise unknown("criterion", name, CRITERIA)
+        if name == "angular" and config.granularity != "block":
+            raise InputError(
+                "angular scores are of contiguous blocks: use --config.granularity=block, "
+                f"not {config.granularity}"
+            )
+    check_choice(config, "granularity", GRANULARITIES)
+    accepted = options_of(config.criterion)
+    if accepted is not None:
+        accepted = tuple(name for name in accepted if name not in _OWN_OPTIONS)
+    check_options(config.options, accepted, f"the criterion {config.criterion}")
+    check_integers(config, {"remove": 0, "curve_seeds": 0})
+    check_integers(config, {"curve_remove": 0}, optional=True)
     if config.needs_data and not config.calibration:
         raise InputError(
             f"the criterion {config.criterion} reads data: give --config.calibration=SOURCE"
         )
-    if not config.eval:
-        raise InputError("nothing to evaluate on: give --config.eval=SOURCE (or several, a,b)")
     return config
 
 
@@ -136,57 +112,3 @@ def check_removal(config: DepthConfig, num_layers: int) -> None:
     select(
         Scores("", config.granularity, found, (0.0,) * len(found), order, protected), config.remove
     )
-
-
-def _check_names(config: DepthConfig) -> None:
-    for name in config.criteria:
-        if ":" not in name and name not in CRITERIA:
-            raise unknown("criterion", name, CRITERIA)
-    choices = {"granularity": GRANULARITIES, "protocol": PROTOCOLS, "sample": SAMPLES}
-    for key, names in choices.items():
-        if getattr(config, key) not in names:
-            raise unknown(key, str(getattr(config, key)), names)
-    if config.dtype not in (None, "checkpoint"):
-        as_dtype(config.dtype)
-    accepted = options_of(config.criterion)
-    for option in config.options:
-        if accepted is None:
-            continue
-        choices_left = [name for name in accepted if name not in _OWN_OPTIONS]
-        if option not in choices_left:
-            if not choices_left:
-                raise InputError(
-                    f"the criterion {config.criterion} has no options, but got {option!r}"
-                )
-            raise unknown(f"option of {config.criterion}", option, choices_left)
-    for name in config.criteria:
-        if name == "angular" and config.granularity != "block":
-            raise InputError(
-                "angular scores are of contiguous blocks: use --config.granularity=block, "
-                f"not {config.granularity}"
-            )
-
-
-def _check_numbers(config: DepthConfig) -> None:
-    least = {
-        "remove": 0,
-        "num_windows": 1,
-        "window_length": 2,
-        "eval_windows": 1,
-        "curve_windows": 0,
-        "curve_remove": 0,
-        "curve_seeds": 0,
-        "seed": 0,
-    }
-    for key, minimum in least.items():
-        value = getattr(config, key)
-        if value is None and key in ("eval_windows", "curve_remove"):
-            continue
-        if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
-            raise InputError(f"config key {key!r} takes an integer from {minimum} on, not {value}")
-
-
-def _strings(value: Any) -> tuple[str, ...]:
-    """One string, several joined by commas, or a sequence of them."""
-    items = value.split(",") if isinstance(value, str) else list(value or ())
-    return tuple(str(item).strip() for item in items if str(item).strip())

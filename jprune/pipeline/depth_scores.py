@@ -1,34 +1,18 @@
 """The scoring half of a depth pruning job: which units every criterion would remove."""
 
-import inspect
-import io
 import re
-import sys
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-from jaxtyping import Int
-
 from jprune.checkpoints import Checkpoint
-from jprune.core.files import (
-    PathLike,
-    as_path,
-    read_json,
-    sha256_array,
-    sha256_file,
-    write_bytes,
-    write_json,
-)
-from jprune.data import calibration_windows, check_vocabulary, find_source
+from jprune.core.files import PathLike, as_path, read_json, write_json
+from jprune.core.plugins import code_of
 from jprune.pipeline import curve
+from jprune.pipeline.calibration import Calibration
 from jprune.pipeline.depth_config import DepthConfig
 from jprune.pipeline.lazy import Lazy
 from jprune.pipeline.stages import Stage
 from jprune.scores import CRITERIA, DATA_FREE, Scores, parse_layers, score
-from jprune.scores.criteria import find
-
-CALIBRATION = "calibration.npz"
 
 
 class DepthScores:
@@ -44,7 +28,7 @@ class DepthScores:
         self.config = config
         self.root = as_path(workdir)
         self.checkpoint = checkpoint
-        self.tokenizer = tokenizer  # sha256
+        self.calibration = Calibration(config, workdir, checkpoint, tokenizer)
         self.unit_keys: dict[str, Any] = {
             "granularity": config.granularity,
             "protect": config.protect,
@@ -55,7 +39,7 @@ class DepthScores:
         keys = self.unit_keys | {"seeds": self.config.curve_seeds}
         files = tuple(score_file(name) for name in self._baselines)
         return [
-            *self._calibration_stages(),
+            *self._calibration_stages,
             *(self._score_stage(name) for name in self.config.criteria),
             Stage("baselines", keys, self.baselines, ("model",), files),
         ]
@@ -80,33 +64,6 @@ class DepthScores:
             return curve.removals(self._score(criterion, options), most)
         return curve.removals(self.read(criterion), most)
 
-    def draw_calibration(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Draws the calibration windows and keeps their ids."""
-        config = self.config
-        assert config.calibration is not None  # else there is no such stage
-        ids = calibration_windows(
-            config.calibration,
-            self.checkpoint().tokenizer,
-            config.num_windows,
-            config.window_length,
-            sample=config.sample,
-            seed=config.seed,
-            data_dir=config.data_dir,
-            bos=self.checkpoint().llama.config.bos,
-        )
-        check_vocabulary(ids, self.checkpoint().llama.embed.shape[0], config.calibration)
-        buffer = io.BytesIO()
-        np.savez(buffer, ids=ids)
-        write_bytes(self.root / CALIBRATION, buffer.getvalue())
-        return {
-            "data": config.calibration,
-            "sample": config.sample,
-            "seed": config.seed,
-            "num_windows": ids.shape[0],
-            "window_length": ids.shape[1],
-            "ids_sha256": sha256_array(ids),
-        }
-
     def compute(self, criterion: str, values: Mapping[str, Any]) -> None:
         """Scores every unit under one criterion."""
         scores = self._score(criterion, self._options(criterion))
@@ -121,25 +78,12 @@ class DepthScores:
             orders = [one.settings | {"order": one.order} for one in drawn]
             write_json(self.root / score_file(name), drawn[0].to_json() | {"orders": orders})
 
-    def _calibration_stages(self) -> list[Stage]:
-        config = self.config
-        if not config.calibration or not config.reads_data:
-            return []
-        names = ("calibration", "num_windows", "window_length", "sample", "seed")
-        keys = {name: getattr(config, name) for name in names}
-        source = find_source(config.calibration, "calibration", config.data_dir)
-        keys |= {
-            "data": source.fingerprint(),
-            "tokenizer": None if source.is_tokens else self.tokenizer,
-        }
-        return [Stage("calibration", keys, self.draw_calibration, ("model",), (CALIBRATION,))]
-
     def _score_stage(self, criterion: str) -> Stage:
         return Stage(
             self.stage_name(criterion),
             {
                 "criterion": criterion,
-                **own_code(criterion),
+                **({} if criterion in CRITERIA else code_of(criterion, "criterion")),
                 **self.unit_keys,
                 **self._options(criterion),
             },
@@ -147,6 +91,10 @@ class DepthScores:
             ("model", "calibration") if self._reads_data(criterion) else ("model",),
             (score_file(criterion),),
         )
+
+    @property
+    def _calibration_stages(self) -> list[Stage]:
+        return self.calibration.stages() if self.config.reads_data else []
 
     @property
     def _baselines(self) -> tuple[str, ...]:
@@ -175,29 +123,8 @@ class DepthScores:
             possible = len(order) - (not parse_layers(self.config.protect, llama.num_layers))
             most = min(options["remove"], max(possible, self.config.remove))
             options = {**options, "remove": most}
-        ids = self._calibration_ids() if self._reads_data(criterion) else None
+        ids = self.calibration.ids() if self._reads_data(criterion) else None
         return score(llama, criterion, ids, **self.unit_keys, **options)
-
-    def _calibration_ids(self) -> Int[np.ndarray, "windows length"]:
-        with (self.root / CALIBRATION).open("rb") as file, np.load(file) as arrays:
-            return arrays["ids"]
-
-
-def own_code(criterion: str) -> dict[str, list[str]]:
-    """SHA-256 of the files that hold a criterion of the user's own; nothing for jprune's.
-
-    These are the module that the name gives and, if it only passes the function on, the one that
-    defines it. What they import in turn does not count.
-
-    Raises:
-      InputError: there is no such module or function.
-    """
-    if criterion in CRITERIA:
-        return {}
-    function = inspect.unwrap(find(criterion))
-    names = (criterion.partition(":")[0], getattr(function, "__module__", None))
-    files = {getattr(sys.modules.get(name or ""), "__file__", None) for name in names}
-    return {"code": [sha256_file(file) for file in sorted(filter(None, files))]}
 
 
 def stem(criterion: str) -> str:

@@ -9,6 +9,7 @@ from jprune.core.mesh import batch_parts, current_mesh
 from jprune.evaluate.batches import window_batch_size
 from jprune.evaluate.candidates import MAX_STATE_BYTES
 from jprune.llama.model import Llama, count_bytes, count_params
+from jprune.pipeline.calibration import calibration_shape
 from jprune.pipeline.depth_config import DepthConfig
 from jprune.pipeline.source import SourceModel
 from jprune.pipeline.stages import StageState
@@ -82,16 +83,19 @@ def memory_bytes(llama: Llama, remaining: int, config: DepthConfig, source: Sour
     itemsize, own = share * source.dtype.itemsize, share * source.own_dtype.itemsize
     parameters = count_params(llama)
     vocabulary, hidden = llama.embed.shape
-    shape = (config.num_windows, config.window_length)
-    tokens = config.window_length * window_batch_size(shape) // batch_parts()
+    windows, length = shape = calibration_shape(config, llama.config)
+    tokens = length * window_batch_size(shape) // batch_parts()
     state = tokens * hidden * source.dtype.itemsize
     candidates = len(units(llama, config.granularity)) + 1
     logits = min(tokens, LOGIT_TOKENS) * vocabulary * FLOAT32
     states = min(candidates * state, MAX_STATE_BYTES)
     if "taylor" in config.criteria:
-        windows = config.num_windows * config.window_length
         gradient = share * FLOAT32 * count_params(llama.blocks[0])
-        inputs = input_bytes(llama, windows) * source.dtype.itemsize // source.own_dtype.itemsize
+        inputs = (
+            input_bytes(llama, windows * length)
+            * source.dtype.itemsize
+            // source.own_dtype.itemsize
+        )
         states = max(states, inputs + 2 * gradient)
     scoring = parameters * itemsize + states + logits
     # In a block: the states before it and within, and the two halves of the MLP.

@@ -54,6 +54,7 @@ class SourceModel:
       own_dtype: of its weights on disk.
       dtype: that it is run in.
       signature: names, sizes and times of its files, by which a known sha256 is taken over.
+      shardings: where its parameters go, see `load_checkpoint`.
     """
 
     name: str
@@ -65,6 +66,7 @@ class SourceModel:
     own_dtype: np.dtype
     dtype: np.dtype
     signature: str
+    shardings: Any = None
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -99,7 +101,7 @@ class SourceModel:
 
     def load(self) -> Checkpoint:
         """The model in `dtype`, block by block as scores take it."""
-        return load_checkpoint(self.folder, self.dtype)
+        return load_checkpoint(self.folder, self.dtype, shardings=self.shardings)
 
     @property
     def is_exact(self) -> bool:
@@ -108,14 +110,20 @@ class SourceModel:
 
     def load_exact(self) -> Llama:
         """The model as exact as its files, in single blocks."""
-        return unstack(load_checkpoint(self.folder, "checkpoint").llama, consume=True)
+        loaded = load_checkpoint(self.folder, "checkpoint", shardings=self.shardings)
+        return unstack(loaded.llama, consume=True)
 
     def abstract(self) -> Llama:
         """The model's shapes, in the dtype of its files, none of whose tensors are loaded."""
         return abstract_checkpoint(self.weights, self.name)
 
 
-def find_model(path: PathLike, dtype: Any, known: Mapping[str, Any] | None = None) -> SourceModel:
+def find_model(
+    path: PathLike,
+    dtype: Any,
+    known: Mapping[str, Any] | None = None,
+    shardings: Any = None,
+) -> SourceModel:
     """The model at a path or hub id.
 
     Args:
@@ -123,6 +131,7 @@ def find_model(path: PathLike, dtype: Any, known: Mapping[str, Any] | None = Non
       dtype: to run it in, see `jprune.checkpoints.target_dtype`.
       known: the `identity` of an earlier run. If the files have not changed since, its sha256 is
         taken over, which saves reading them all.
+      shardings: see `SourceModel`.
 
     Raises:
       InputError: nothing there, or nothing that jprune reads.
@@ -151,6 +160,7 @@ def find_model(path: PathLike, dtype: Any, known: Mapping[str, Any] | None = Non
         own_dtype=own,
         dtype=running,
         signature=signature,
+        shardings=shardings,
     )
 
 

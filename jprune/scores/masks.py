@@ -63,23 +63,24 @@ def metric(
     return jnp.abs(kernel.astype(jnp.float32)) * jnp.sqrt(s)[:, None]
 
 
+def magnitudes(kernel: Float[ArrayLike, "in out"], s: None = None) -> Float[Array, "in out"]:
+    """|W|, float32."""
+    return jnp.abs(kernel.astype(jnp.float32))
+
+
 def pruned_count(size: int, sparsity: float) -> int:
     """floor(size * sparsity), where a rounding error of the product does not count."""
     return min(size, math.floor(size * sparsity + 1e-9))
 
 
-def magnitude_mask(
-    kernel: Float[ArrayLike, "in out"], count: Int[ArrayLike, ""] | int
+def count_mask(
+    values: Float[ArrayLike, "in out"], count: Int[ArrayLike, ""] | int, axis: int | None = None
 ) -> Bool[Array, "in out"]:
-    """All but the `count` smallest |W| of the matrix."""
-    return ~smallest(jnp.abs(kernel.astype(jnp.float32)), count)
+    """All but the `count` smallest of the matrix, or with `axis` 0 of each output.
 
-
-def wanda_mask(
-    kernel: Float[ArrayLike, "in out"], s: Float[ArrayLike, " in"], count: Int[ArrayLike, ""] | int
-) -> Bool[Array, "in out"]:
-    """All but the `count` smallest A = |W| sqrt(s) of each output."""
-    return ~smallest(metric(kernel, s), count, axis=0)
+    Magnitude takes |W| of the matrix, Wanda the metric A of each output.
+    """
+    return ~smallest(values, count, axis=axis)
 
 
 def pattern_mask(

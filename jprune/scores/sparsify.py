@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Int
 
 from jprune.core.errors import InputError, unknown
+from jprune.core.plugins import find_function
 from jprune.core.processes import start_copying, to_host
 from jprune.llama.blockwise import block_shapes
 from jprune.llama.kernels import Leaf
@@ -26,12 +27,12 @@ from jprune.scores.inputs import Inputs, Offload, offloaded, stream
 from jprune.scores.masks import (
     Pattern,
     check_pattern,
-    magnitude_mask,
+    count_mask,
+    magnitudes,
     metric,
     parse_pattern,
     pattern_mask,
     pruned_count,
-    wanda_mask,
 )
 from jprune.scores.sparsegpt import sparsegpt
 
@@ -62,7 +63,7 @@ def sparsify(
     ids: Int[np.ndarray, "windows length"] | None = None,
     *,
     density: Density,
-    pattern: str = "unstructured",
+    pattern: str | Sequence[str] = "unstructured",
     done: Mapping[int, tuple[Block, KernelMasks]] | None = None,
     after: Callable[[int, Block, KernelMasks], None] = lambda index, block, masks: None,
     batch_size: int | None = None,
@@ -72,10 +73,14 @@ def sparsify(
 
     Args:
       llama: the model.
-      criterion: 'magnitude', 'wanda' or 'sparsegpt'.
+      criterion: 'magnitude', 'wanda', 'sparsegpt', or 'module:function'. Such a function is called
+        in a compiled program with a kernel [in, out] and s [in], what the metric A = |W| sqrt(s) is
+        made of, and returns how much each weight matters [in, out], not negative; like Wanda's
+        metric this is compared within each output.
       ids: calibration windows; magnitude does without.
       density: share of weights that stays, in each block or the same in all; not used with N:M.
-      pattern: 'unstructured', or N:M such as '2:4': N of every M consecutive inputs stay.
+      pattern: 'unstructured', or N:M such as '2:4': N of every M consecutive inputs stay; one for
+        each block, or the same in all.
       done: results of the first blocks from an earlier call that was stopped, by number.
       after: called with each further block's number, its pruned form and its masks, when they are
         on the host: while the next block is at work.
@@ -89,14 +94,9 @@ def sparsify(
       InputError: an unknown criterion or pattern, densities that do not fit the model, no windows,
         activations that are not finite.
     """
-    if criterion not in MASK_CRITERIA:
-        raise unknown("criterion", criterion, MASK_CRITERIA)
-    chosen = parse_pattern(pattern)
+    decide_block = _decision(criterion)
     densities = per_block(density, llama.num_layers)
-    if chosen is not None:
-        for index, block in enumerate(block_shapes(llama)):
-            for name, kernel in linear_kernels(block).items():
-                check_pattern(chosen, kernel.shape[0], f"layers.{index}.{name}")
+    patterns = _patterns(pattern, llama)
     if criterion not in MASK_DATA_FREE and (ids is None or not len(ids)):
         raise InputError(f"the criterion {criterion} needs calibration windows")
     away = "weights" in offloaded(offload)
@@ -119,8 +119,10 @@ def sparsify(
     def visit(index: int, block: Block, inputs: Inputs | None) -> Block:
         keep()
         kernels = linear_kernels(block)
-        decide = partial(_DECIDE[criterion], sparsity=1 - densities[index], pattern=chosen)
-        kept, masks = decide(index, kernels, inputs)
+        sparsity = 1 - densities[index]
+        kept, masks = decide_block(
+            index, kernels, inputs, sparsity=sparsity, pattern=patterns[index]
+        )
         block = with_kernels(block, kept)
         start_copying((block, masks) if away else masks)
         to_be_kept.append((index, block, masks))
@@ -153,29 +155,63 @@ def with_blocks(llama: Llama, first: Sequence[Block]) -> Llama:
     return llama.replace(blocks=tuple(new + old[len(new) :]))
 
 
+def mask_data_free(criterion: str) -> bool:
+    """Whether a criterion does without calibration windows.
+
+    Raises:
+      InputError: there is none of that name.
+    """
+    _decision(criterion)
+    return criterion in MASK_DATA_FREE
+
+
+def _decision(criterion: str) -> Callable[..., tuple[Kernels, KernelMasks]]:
+    """The function that decides on a block."""
+    if criterion in _DECIDE:
+        return _DECIDE[criterion]
+    if ":" not in criterion:
+        raise unknown("criterion", criterion, MASK_CRITERIA)
+    return partial(_by_wanda, value=find_function(criterion, "criterion"))
+
+
+def _patterns(pattern: str | Sequence[str], llama: Llama) -> list[Pattern | None]:
+    """The pattern of every block, which it is known to divide."""
+    one = isinstance(pattern, str)
+    given = [pattern] * llama.num_layers if isinstance(pattern, str) else list(pattern)
+    if len(given) != llama.num_layers:
+        raise InputError(f"{len(given)} patterns for a model of {llama.num_layers} blocks")
+    found = [parse_pattern(text) for text in given]
+    for index, (chosen, block) in enumerate(zip(found, block_shapes(llama), strict=True)):
+        if chosen is None and not one and any(found):
+            raise InputError("patterns of blocks are all N:M or all 'unstructured'")
+        for name, kernel in linear_kernels(block).items() if chosen else ():
+            check_pattern(chosen, kernel.shape[0], f"layers.{index}.{name}")
+    return found
+
+
 def _by_magnitude(index, kernels: Kernels, inputs, *, sparsity, pattern: Pattern | None):
     counts = {name: pruned_count(kernel.size, sparsity) for name, kernel in kernels.items()}
-    return _masked(kernels, {name: None for name in kernels}, counts, pattern, whole=True)
+    return _masked(kernels, {name: None for name in kernels}, counts, pattern, magnitudes, None)
 
 
-def _by_wanda(index, kernels: Kernels, inputs: Inputs, *, sparsity, pattern: Pattern | None):
+def _by_wanda(
+    index, kernels: Kernels, inputs: Inputs, *, sparsity, pattern: Pattern | None, value=metric
+):
     counts = {name: pruned_count(kernel.shape[0], sparsity) for name, kernel in kernels.items()}
     squares = {name: inputs.squares[INPUT_OF[name]] for name in kernels}
-    return _masked(kernels, squares, counts, pattern, whole=False)
+    return _masked(kernels, squares, counts, pattern, value, 0)
 
 
-@partial(jax.jit, static_argnames=("pattern", "whole"))
-def _masked(kernels: Kernels, squares, counts, pattern: Pattern | None, whole: bool):
+@partial(jax.jit, static_argnames=("pattern", "value", "axis"))
+def _masked(kernels: Kernels, squares, counts, pattern: Pattern | None, value, axis: int | None):
+    """Kernels and masks by how much `value` says that each weight matters, smallest first."""
     kept, masks = {}, {}
     for name, kernel in kernels.items():
+        values = value(kernel, squares[name])
         if pattern is not None:
-            s = squares[name]
-            value = metric(kernel, s) if s is not None else jnp.abs(kernel.astype(jnp.float32))
-            mask = pattern_mask(value, pattern.keep, pattern.of)
-        elif whole:
-            mask = magnitude_mask(kernel, counts[name])
+            mask = pattern_mask(values, pattern.keep, pattern.of)
         else:
-            mask = wanda_mask(kernel, squares[name], counts[name])
+            mask = count_mask(values, counts[name], axis)
         kept[name] = jnp.where(mask, kernel, 0).astype(kernel.dtype)
         masks[name] = pack(mask)
     return kept, masks

@@ -9,8 +9,9 @@ References: Sun et al., Wanda (arXiv 2306.11695), section 3, for A; Ma et al., L
 """
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -24,9 +25,10 @@ from jprune.core.errors import InputError, unknown
 from jprune.core.processes import to_host
 from jprune.core.progress import log
 from jprune.llama.config import LlamaConfig
-from jprune.llama.kernels import ArrayLike, Leaf
+from jprune.llama.kernels import ArrayLike, Leaf, fold_kernels
 from jprune.llama.linears import INPUT_OF, linear_kernels, with_kernels
 from jprune.llama.model import Block, Llama
+from jprune.llama.stack import single_blocks
 from jprune.llama.widths import Width, block_width, widths
 from jprune.scores.densities import Density, per_block
 from jprune.scores.inputs import Inputs, stream
@@ -73,6 +75,8 @@ def choose_widths(
     uniform: bool = False,
     multiple: int = 1,
     statistics: str = "pruned",
+    done: Sequence[tuple[Kept, Kept]] = (),
+    after: Callable[[int, Kept, Kept], None] = lambda index, heads, neurons: None,
     batch_size: int | None = None,
     offload: str = "none",
 ) -> Widths:
@@ -94,6 +98,8 @@ def choose_widths(
         example 128 for the tiles of matrix units; a block that loses none stays as it is.
       statistics: 'pruned': every block is judged by what the narrowed blocks before it put out;
         'dense': by the inputs of the model as it is.
+      done: heads and neurons that stay in the first blocks, from an earlier call that was stopped.
+      after: called with each further block's number and what stays of its heads and neurons.
       batch_size: windows per step; by default what suits the device.
       offload: see `jprune.scores.inputs.stream`.
 
@@ -116,8 +122,10 @@ def choose_widths(
     wanted = _uniform_widths if uniform else _own_widths
     targets = wanted(llama.config, found, densities, multiple)
     head_dim = llama.config.head_dim
-    kept: list[tuple[Kept, Kept]] = []
-    scores: list[tuple[Any, Any]] = []
+    kept: list[tuple[Kept, Kept]] = list(done)
+    scores: list[tuple[Any, Any]] = [(None, None)] * len(kept)
+    dense = statistics == "dense"
+    first = itertools.islice(single_blocks(llama), len(kept))
 
     def visit(index: int, block: Block, inputs: Inputs) -> Block:
         has, target = found[index], targets[index]
@@ -128,13 +136,18 @@ def choose_widths(
             by_neuron = to_host(neuron_scores(linear_kernels(block), inputs.squares))
         scores.append((by_head, by_neuron))
         kept.append((highest(by_head, target.heads), highest(by_neuron, target.neurons)))
-        return block if statistics == "dense" else _silenced(block, *kept[-1], head_dim)
+        after(index, *kept[-1])
+        return block if dense else _silenced(block, *kept[-1], head_dim)
 
     stream(
         llama,
         ids,
         visit,
-        reads_only=statistics == "dense",
+        reads_only=dense,
+        done=[
+            block if dense else _silenced(fold_kernels(block), *stays, head_dim)
+            for block, stays in zip(first, done, strict=False)
+        ],
         batch_size=batch_size,
         offload=offload,
         label="choosing heads and neurons",
@@ -190,7 +203,8 @@ def _silenced(block: Block, heads: Kept, neurons: Kept, head_dim: int) -> Block:
         if kept is not None:
             kernel = kernels[name]
             stays = np.isin(np.arange(kernel.shape[0]) // width, kept)
-            silent[name] = jnp.where(stays[:, None], kernel, jnp.zeros((), kernel.dtype))
+            where = np.where if isinstance(kernel, np.ndarray) else jnp.where
+            silent[name] = where(stays[:, None], kernel, np.zeros((), kernel.dtype))
     return with_kernels(block, silent)
 
 

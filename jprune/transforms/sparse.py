@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jprune.checkpoints.mask_files import fetch
+from jprune.checkpoints.placement import put
 from jprune.core.errors import InputError
 from jprune.core.files import PathLike
-from jprune.llama.kernels import Leaf, Masked, fold, kernel_shape
+from jprune.llama.kernels import Leaf, Masked, fold, is_kernel, kernel_dtype, kernel_shape
 from jprune.llama.linears import linear_kernels, with_kernels
 from jprune.llama.masks import Mask, Masks, unpack
 from jprune.llama.model import Block, Llama, Run
@@ -41,7 +43,7 @@ def apply_masks(
         if name not in known:
             raise InputError(f"there is a mask for {name}, which the model does not have")
     pruned = tuple(
-        _masked_block(block, f"layers.{index}", masks, kernels or {}, keep_masks)
+        mask_block(block, index, masks, kernels, keep_masks=keep_masks)
         for index, block in enumerate(blocks)
     )
     result = llama.replace(blocks=pruned)
@@ -75,31 +77,70 @@ def sparse_weights(
         masks: dict[str, Mask] = {}
         kernels: dict[str, np.ndarray] = {}
         for digest in blocks:
-            of_block, new = fetch(arrays, digest)
-            masks |= of_block
+            found, new = fetch(arrays, digest)
+            masks |= found
             kernels |= new
         return apply_masks(llama, masks, kernels, keep_masks=keep_masks)
 
     return apply
 
 
-def _masked_block(
-    block: Block, prefix: str, masks: Masks, kernels: Mapping[str, Leaf], keep_masks: bool
+def mask_block(
+    block: Block,
+    index: int,
+    masks: Masks,
+    kernels: Mapping[str, Leaf] | None = None,
+    *,
+    keep_masks: bool = False,
 ) -> Block:
+    """The block at `index` of what `apply_masks` gives.
+
+    Arrays stay where they are: on the host, or split over devices as before.
+
+    Raises:
+      InputError: a mask of another shape than the kernel's.
+    """
     changed = {}
     for name, kernel in linear_kernels(block).items():
-        full = f"{prefix}.{name}.kernel"
+        full = f"layers.{index}.{name}.kernel"
         if full in masks:
-            kernel = jnp.asarray(kernels[full]) if full in kernels else kernel
+            new = (kernels or {}).get(full)
+            kernel = kernel if new is None else _in_place_of(kernel, new)
             changed[name] = _masked(kernel, masks[full], full, keep_masks)
     return with_kernels(block, changed)
+
+
+def _in_place_of(old: Leaf, new: Leaf) -> Leaf:
+    """A new kernel in the dtype of an old one, and where that is."""
+    dtype = kernel_dtype(old)
+    if not isinstance(new, np.ndarray) or isinstance(old, np.ndarray):
+        return new.astype(dtype)
+    if isinstance(old, jax.Array) and not isinstance(old, jax.core.Tracer):
+        return put(new.shape, old.sharding, new.astype(dtype).__getitem__)
+    return jnp.asarray(new, dtype)
 
 
 def _masked(kernel: Leaf, mask: Mask, name: str, keep_masks: bool) -> Leaf:
     if kernel_shape(kernel) != mask.shape:
         raise InputError(f"the mask of {name} is {mask.shape}, the kernel {kernel_shape(kernel)}")
-    booleans = jnp.asarray(unpack(mask))
+    if isinstance(kernel, np.ndarray) and not keep_masks:
+        return np.where(unpack(_on_host(mask)), kernel, np.zeros((), kernel.dtype))
+    if not keep_masks and not is_kernel(kernel):
+        return _zeroed(kernel, mask)
+    booleans = unpack(mask) if isinstance(kernel, np.ndarray) else jnp.asarray(unpack(mask))
     if isinstance(kernel, Masked):
         booleans, kernel = booleans & kernel.mask, kernel.kernel
     masked = Masked(kernel, booleans)
     return masked if keep_masks else fold(masked)
+
+
+@jax.jit
+def _zeroed(kernel: Leaf, mask: Mask) -> Leaf:
+    # The bits are unpacked on the device: an eighth of the booleans travels there.
+    return jnp.where(jnp.unpackbits(mask.bits, axis=0, count=mask.rows) == 1, kernel, 0).astype(
+        kernel.dtype
+    )
+
+
+def _on_host(mask: Mask) -> Mask:
+    return mask.replace(bits=np.asarray(mask.bits))

@@ -7,12 +7,12 @@ from jprune.core import InputError
 from jprune.scores.masks import (
     Pattern,
     check_pattern,
-    magnitude_mask,
+    count_mask,
+    magnitudes,
     metric,
     parse_pattern,
     pattern_mask,
     pruned_count,
-    wanda_mask,
 )
 
 RNG = np.random.default_rng(0)
@@ -26,13 +26,13 @@ def test_the_metric():
 
 
 def test_magnitude_takes_the_smallest_of_the_matrix():
-    mask = np.asarray(magnitude_mask(KERNEL, 40))
+    mask = np.asarray(count_mask(magnitudes(KERNEL), 40))
     assert (~mask).sum() == 40
     assert np.abs(KERNEL[~mask]).max() < np.abs(KERNEL[mask]).min()
 
 
 def test_wanda_takes_the_smallest_of_each_output():
-    mask = np.asarray(wanda_mask(KERNEL, SQUARES, 11))
+    mask = np.asarray(count_mask(metric(KERNEL, SQUARES), 11, axis=0))
     a = np.abs(KERNEL) * np.sqrt(SQUARES)[:, None]
     for column in range(6):
         gone = ~mask[:, column]

@@ -10,7 +10,7 @@ from jprune.llama.forward import apply_block
 from jprune.llama.linears import INPUT_OF, linear_kernels, with_kernels
 from jprune.llama.masks import sparsity, unpack
 from jprune.scores.inputs import stream
-from jprune.scores.masks import metric, pruned_count, wanda_mask
+from jprune.scores.masks import count_mask, metric, pruned_count
 from jprune.scores.sparsify import sparsify
 from jprune.scores.weight_stats import weight_stats
 from tests.tiny import tiny, windows
@@ -41,7 +41,7 @@ def wanda_by_hand(llama, ids, density):
         for name, kernel in linear_kernels(block).items():
             s = squares_of(inputs[INPUT_OF[name]]).astype(np.float32)
             count = pruned_count(kernel.shape[0], 1 - density[index])
-            mask = wanda_mask(kernel, s, count)
+            mask = count_mask(metric(kernel, s), count, axis=0)
             masks[f"layers.{index}.{name}.kernel"] = np.asarray(mask)
             kept[name] = jnp.where(mask, kernel, 0)
         h = apply_block(with_kernels(block, kept), h, ctx)

@@ -1,0 +1,186 @@
+"""What all pruning jobs share: the model, figures before and after, what is saved and reported."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jprune.checkpoints import Checkpoint, export_huggingface, model_card, save
+from jprune.checkpoints.hf_export import layers_of, zeroed_sublayers
+from jprune.core.files import PathLike, as_path, read_json, write_json, write_text
+from jprune.data import find_source
+from jprune.evaluate import EvaluationSet, evaluate_sets, evaluation_sets, preset
+from jprune.llama.model import Llama, count_params
+from jprune.llama.stack import unstack
+from jprune.pipeline.lazy import Lazy
+from jprune.pipeline.pruning_config import PruningConfig
+from jprune.pipeline.source import SourceModel
+from jprune.pipeline.stages import Stage
+from jprune.transforms import Recipe, Transform, chain, from_step
+
+CHECKPOINT = "checkpoints/pruned"
+ARRAYS = "arrays"
+RECIPE = "recipe.json"
+
+
+class PruningRun:
+    """The stages around a decision, and what they share.
+
+    A job adds stages that decide, the last of which is called `recipe` and gives what
+    `write_recipe` returns. The model is loaded when a stage asks for it.
+    """
+
+    def __init__(self, config: PruningConfig, source: SourceModel, workdir: PathLike):
+        self.source = source
+        self.root = as_path(workdir)
+        self.checkpoint: Lazy[Checkpoint] = Lazy(source.load)
+        self.exact: Lazy[Llama] = Lazy(self._load_exact)
+        self.tokenizer = source.tokenizer_sha256()
+        self.evaluation: Lazy[list[EvaluationSet]] = Lazy(
+            lambda: self.evaluation_sets(config.eval, config.eval_windows)
+        )
+        self._config = config
+
+    def model_stage(self) -> Stage:
+        """Loads the model, which checks it, and gives its size."""
+        return Stage("model", self.source.keys, self._describe_model)
+
+    def evaluation_stage(self, when: str, need: str, llama: Callable[[Any], Llama]) -> Stage:
+        """Perplexity of the model that `llama` gives, as `evaluate-WHEN`."""
+        windows = {"eval_windows": self._config.eval_windows}
+
+        def run(values: Mapping[str, Any]) -> list[dict[str, Any]]:
+            results = evaluate_sets(llama(values), self.evaluation())
+            return [result.to_json(protocol) for protocol, result in results]
+
+        return Stage(f"evaluate-{when}", self.evaluation_keys | windows, run, (need,))
+
+    def evaluation_stages(self) -> list[Stage]:
+        """Perplexity of the whole model and of the pruned one."""
+        return [
+            self.evaluation_stage("before", "model", lambda values: self.checkpoint().llama),
+            self.evaluation_stage("after", "recipe", self.pruned),
+        ]
+
+    def saving_stages(self) -> list[Stage]:
+        """The pruned model for Hugging Face, and in its true structure."""
+        copied = {"companions": self.source.companions_sha256()}
+        return [
+            Stage("export", copied, self._export, ("recipe",), ("model",)),
+            Stage("checkpoint", copied, self._save_checkpoint, ("recipe",), (CHECKPOINT,)),
+        ]
+
+    def report_stage(self, stages: list[Stage]) -> Stage:
+        """The page, its plots, and the figures on the model's card, from all other stages."""
+        needs = tuple(stage.name for stage in stages)
+        return Stage("report", {}, self._report, needs, ("report.html", "plots", "model/README.md"))
+
+    def write_recipe(self, transform: Transform) -> dict[str, Any]:
+        """Writes down what is done to the model; gives its steps and the sizes of the result."""
+        source = self.source
+        recipe = Recipe.of_model(self.checkpoint().recipe, source.name, source.path, source.sha256)
+        write_json(self.root / RECIPE, recipe.then(transform).to_json())
+        after = jax.eval_shape(transform, self.checkpoint().llama)
+        return {"steps": list(transform.steps), "after": self._sizes(after)}
+
+    def pruned(self, values: Mapping[str, Any]) -> Llama:
+        """The pruned model as it is run, given what the stage `recipe` returned."""
+        return self._transform(values)(self.checkpoint().llama)
+
+    def summary(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """What run.json says in every pruning job, from the values of the finished stages."""
+        figures: dict[str, Any] = {}
+        for when in ("before", "after"):
+            if f"evaluate-{when}" in values:
+                figures[when] = {"perplexity": values[f"evaluate-{when}"]}
+        before = values.get("model") or {}
+        after = (values.get("recipe") or {}).get("after") or {}
+        sizes = {
+            key: {"before": before.get(key), "after": after.get(key)}
+            for key in ("layers", "parameters", "bytes")
+        }
+        model = {"name": self.source.name, "path": self.source.path, "sha256": self.source.sha256}
+        return {"figures": figures, "removed": [], "model": model | sizes, "sparsity": {}}
+
+    @property
+    def evaluation_keys(self) -> dict[str, Any]:
+        """What the evaluation windows depend on, apart from their number."""
+        return self.data_keys(self._config.eval) | {"protocol": self._config.protocol}
+
+    def data_keys(self, sources: tuple[str, ...]) -> dict[str, Any]:
+        """What windows of some data depend on; token ids need no tokenizer."""
+        found = [find_source(s, "evaluation", self._config.data_dir) for s in sources]
+        return {
+            "eval": list(sources),
+            "data": [source.fingerprint() for source in found],
+            "tokenizer": None if all(s.is_tokens for s in found) else self.tokenizer,
+        }
+
+    def evaluation_sets(self, sources: tuple[str, ...], most: int | None) -> list[EvaluationSet]:
+        """At most so many windows of each source, under the protocol of the run."""
+        checkpoint, config = self.checkpoint(), self._config
+        protocol = preset(config.protocol, checkpoint.llama.config)
+        return evaluation_sets(
+            sources, checkpoint.tokenizer, protocol, data_dir=config.data_dir, max_windows=most
+        )
+
+    def _describe_model(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        return self._sizes(self.checkpoint().llama) | {"dtype": str(self.source.dtype)}
+
+    def _export(self, values: Mapping[str, Any]) -> None:
+        """In the dtype that the model came in."""
+        export_huggingface(
+            self.root / "model",
+            self._transform(values)(self.exact()),
+            self.source.tokenizer(),
+            read_json(self.root / RECIPE),
+            dtype=self.source.own_dtype,
+        )
+
+    def _save_checkpoint(self, values: Mapping[str, Any]) -> None:
+        own = self.source.own_dtype
+        pruned = self._transform(values)(self.exact())
+        llama = jax.tree.map(
+            lambda x: x.astype(own) if jnp.issubdtype(x.dtype, jnp.floating) else x, pruned
+        )
+        save(self.root / CHECKPOINT, llama, self.source.tokenizer(), read_json(self.root / RECIPE))
+
+    def _report(self, values: Mapping[str, Any]) -> None:
+        from jprune.report import write_report
+
+        pruned = jax.eval_shape(self._transform(values), self.source.abstract())
+        card = model_card(
+            str(self.root / "model"),
+            pruned,
+            recipe=read_json(self.root / RECIPE),
+            figures=[
+                {"label": when, "perplexity": values[f"evaluate-{when}"]}
+                for when in ("before", "after")
+            ],
+            notes=zeroed_sublayers([b for b in layers_of(pruned) if b.attn or b.mlp]),
+        )
+        write_text(self.root / "model" / "README.md", card)
+        (self.root / "plots").mkdir(parents=True, exist_ok=True)
+        write_report(self.root)
+
+    def _transform(self, values: Mapping[str, Any]) -> Transform:
+        steps = values["recipe"]["steps"]
+        return chain(*(from_step(step, self.root / ARRAYS) for step in steps))
+
+    def _load_exact(self) -> Llama:
+        """The model as exact as its files, in single blocks: dropping some then copies nothing.
+
+        The model that was loaded to be run is given up for it: never are both held.
+        """
+        loaded = (
+            self.checkpoint().llama if self.checkpoint.is_made and self.source.is_exact else None
+        )
+        self.checkpoint.clear()
+        return self.source.load_exact() if loaded is None else unstack(loaded, consume=True)
+
+    def _sizes(self, llama: Llama) -> dict[str, int]:
+        """Layers, parameters, and bytes as stored."""
+        parameters = count_params(llama)
+        size = parameters * self.source.own_dtype.itemsize
+        return {"layers": llama.num_layers, "parameters": parameters, "bytes": size}
