@@ -20,6 +20,12 @@ KEYS: dict[str, dict[str, tuple[str, ...]]] = {
             "jprune.pipeline.depth_config:DepthConfig",
         )
     },
+    "sparse": {
+        "": (
+            "jprune.pipeline.pruning_config:PruningConfig",
+            "jprune.pipeline.sparse_config:SparseConfig",
+        )
+    },
     "pretrain": {
         "": ("jprune.pipeline.pretrain_config:PretrainConfig",),
         "architecture.": ("jprune.pipeline.pretrain_config:Architecture",),

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+import re
 from collections.abc import Iterator
 
 from etils import epath
@@ -42,6 +43,11 @@ def resolved(path: PathLike) -> epath.Path:
     # The method of epath would take an address for a relative path.
     scheme, _, rest = os.fspath(path).partition("://")
     return as_path(f"{scheme}://{os.path.normpath(rest)}")
+
+
+def file_stem(name: str) -> str:
+    """A name as that of a file: the user's own functions have colons and dots."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", name)
 
 
 @contextlib.contextmanager

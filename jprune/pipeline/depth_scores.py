@@ -1,11 +1,11 @@
 """The scoring half of a depth pruning job: which units every criterion would remove."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from jprune.checkpoints import Checkpoint
 from jprune.core.files import PathLike, as_path, read_json, write_json
+from jprune.core.paths import file_stem
 from jprune.core.plugins import code_of
 from jprune.pipeline import curve
 from jprune.pipeline.calibration import Calibration
@@ -46,7 +46,7 @@ class DepthScores:
 
     def stage_name(self, criterion: str) -> str:
         """The stage that computes the scores of one of the config's criteria."""
-        return "score" if criterion == self.config.criterion else f"score-{stem(criterion)}"
+        return "score" if criterion == self.config.criterion else f"score-{file_stem(criterion)}"
 
     def read(self, criterion: str) -> Scores:
         """The scores that its stage wrote."""
@@ -127,11 +127,6 @@ class DepthScores:
         return score(llama, criterion, ids, **self.unit_keys, **options)
 
 
-def stem(criterion: str) -> str:
-    """The name of a criterion as a file name: those of the user have colons and dots."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", criterion)
-
-
 def score_file(criterion: str) -> str:
     """Where the scores of a criterion are, relative to the workdir."""
-    return f"scores/{stem(criterion)}.json"
+    return f"scores/{file_stem(criterion)}.json"

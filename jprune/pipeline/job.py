@@ -27,6 +27,7 @@ CONFIG = "config.json"
 JOBS = {
     "depth": "jprune.pipeline.depth:depth_job",
     "pretrain": "jprune.pipeline.pretrain:pretrain_job",
+    "sparse": "jprune.pipeline.sparse:sparse_job",
 }
 
 

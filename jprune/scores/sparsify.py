@@ -39,6 +39,8 @@ from jprune.scores.sparsegpt import sparsegpt
 MASK_CRITERIA = ("magnitude", "wanda", "sparsegpt")
 # Criteria that read no data.
 MASK_DATA_FREE = ("magnitude",)
+# Criteria that change the weights that stay.
+NEW_KERNELS = ("sparsegpt",)
 
 Kernels = dict[str, Leaf]
 KernelMasks = dict[str, Mask]

@@ -8,6 +8,8 @@ import pytest
 from jprune.cli import config_help, configs
 from jprune.pipeline.depth_config import DepthConfig
 from jprune.pipeline.job import JOBS
+from jprune.pipeline.pruning_config import PruningConfig
+from jprune.pipeline.sparse_config import SparseConfig
 
 
 def test_lists_configs_and_variants(jprune):
@@ -63,9 +65,11 @@ def test_a_config_that_is_not_there(refused):
 
 
 def test_every_key_has_a_meaning():
-    docs = config_help.attribute_docs(DepthConfig)
-    assert list(docs) == [field.name for field in dataclasses.fields(DepthConfig)]
-    assert all(docs.values()) and set(config_help.KEYS) == set(JOBS)
+    for kind in (DepthConfig, SparseConfig):
+        docs = config_help.attribute_docs(PruningConfig) | config_help.attribute_docs(kind)
+        assert set(docs) == {field.name for field in dataclasses.fields(kind)}
+        assert all(docs.values())
+    assert set(config_help.KEYS) == set(JOBS)
 
 
 @pytest.mark.parametrize("name", configs.available())
