@@ -25,6 +25,7 @@ def model_card(
     recipe: Mapping[str, Any] | None = None,
     figures: Sequence[Mapping[str, Any]] = (),
     notes: Sequence[str] = (),
+    sparsity: Sequence[str] = (),
 ) -> str:
     """The text of README.md: what the model is made from, how, what it reaches, how to load it.
 
@@ -35,12 +36,15 @@ def model_card(
       figures: results in the form of `jprune eval`: `{"perplexity": [...], "tasks": [...]}`, each
         with an optional "label" that says which model it is of, for example "before".
       notes: removed sublayers that the files hold as zeros.
+      sparsity: paragraphs on how sparse the model is and what that saves, as
+        `jprune.report.sparsity_notes` gives.
     """
     sources = _sources(llama, recipe)
     sections = [
         _front_matter(sources),
         f"# {name}\n\n{_summary(llama, sources)}",
         _recipe_section(recipe),
+        _sparsity_section(sparsity),
         _notes_section(notes),
         _padding_section(padded_widths(llama)),
         _perplexity_section(figures),
@@ -75,6 +79,8 @@ def describe_step(step: Mapping[str, Any]) -> str:
         ]
         if parts:
             return f"keeps {' and '.join(parts)} of narrowed blocks"
+    if op == "sparse_weights" and args.get("blocks"):
+        return f"sets the pruned weights of {len(args['blocks'])} blocks to zero"
     return f"{op} {json.dumps(args)}" if args else str(op)
 
 
@@ -147,6 +153,10 @@ def _recipe_section(recipe: Mapping[str, Any] | None) -> str:
     lines = [f"{number}. {describe_step(step)}" for number, step in enumerate(steps, 1)]
     after = "Indices are those of the model at that step. `recipe.json` has the recipe in full."
     return "\n".join(["## How it was made", "", *lines, "", after])
+
+
+def _sparsity_section(paragraphs: Sequence[str]) -> str:
+    return "\n\n".join(["## Sparsity", *paragraphs]) if paragraphs else ""
 
 
 def _notes_section(notes: Sequence[str]) -> str:

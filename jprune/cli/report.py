@@ -4,8 +4,9 @@ jprune report W --table=curve
 jprune report W1 W2 W3 --reference=W1 --out=table.md
 
 For one run: writes W/report.html and W/plots/*.png, and prints one row, or with --table=curve the
-perplexity of each criterion at each number of removed units. For several: one row per run; runs
-that differ only in their seed are one row, with mean and standard deviation. Runs that were
+perplexity of each criterion at each number of removed units, of each allocation at each sparsity.
+For several: one row per run; runs that differ only in their seed are one row, with mean and
+standard deviation; with --table=curve the curves of sparse runs side by side. Runs that were
 measured with different protocols are refused.
 """
 
@@ -18,7 +19,8 @@ from jprune.cli import flag, output
 from jprune.cli.parsing import Flags
 from jprune.core.errors import InputError
 from jprune.core.files import as_path, write_text
-from jprune.report.tables import FORMATS, render
+from jprune.report.reading import RunRecord
+from jprune.report.tables import FORMATS, Table, render
 
 POSITIONAL = "workdir"
 
@@ -29,6 +31,7 @@ _Result = tuple[str, dict[str, Any], dict[str, Any] | None]
 _BEGIN = (
     *(b"Run ", b"| Run ", b"Run,", b"run,"),
     *(b"Removed ", b"| Removed ", b"Removed,", rb"\begin{tabular}"),
+    *(b"Sparsity ", b"| Sparsity ", b"Sparsity,", b"sparsity,"),
 )
 _ENDINGS = {".json": "json", ".txt": "text", ".md": "md", ".csv": "csv", ".tex": "tex"}
 
@@ -48,7 +51,11 @@ def define(flags: absl_flags.FlagValues) -> None:
         flag_values=flags,
     )
     absl_flags.DEFINE_enum(
-        "table", "summary", ["summary", "curve"], "of one run: which is printed", flag_values=flags
+        "table",
+        "summary",
+        ["summary", "curve"],
+        "which is printed; of several runs, curve is for sparse ones",
+        flag_values=flags,
     )
     flag.text(
         flags,
@@ -79,16 +86,19 @@ def run(flags: Flags) -> int:
         raise InputError("no workdir given; write: jprune report WORKDIR")
     _check_words(workdirs)
     several = len(workdirs) > 1
-    if several and flags.table != "summary":
-        raise InputError(f"--table={flags.table} shows one run: give one workdir")
+    if several and flags.table == "curve" and flags.reference:
+        raise InputError("--reference is for the table of runs, not for --table=curve")
     if not several and (flags.reference or flags.per_run):
         name = "reference" if flags.reference else "per_run"
         raise InputError(f"--{name} is for a comparison: give several workdirs")
     written = _written(flags)
     shown = flags.format or (written if written in FORMATS else "text")
-    table, result, protocol = (
-        _compare(flags, shown) if several else _rebuild(flags, workdirs[0], shown)
-    )
+    if not several:
+        table, result, protocol = _rebuild(flags, workdirs[0], shown)
+    elif flags.table == "curve":
+        table, result, protocol = _compare_curves(flags, shown)
+    else:
+        table, result, protocol = _compare(flags, shown)
     print(table)
     if written == "json":
         output.write(flags, result, protocol)
@@ -144,13 +154,10 @@ def _written(flags: Flags) -> str | None:
 def _rebuild(flags: Flags, workdir: str, shown: str) -> _Result:
     """Writes the page; gives the run's row, or its curve, and its figures."""
     from jprune.report import write_report
-    from jprune.report.sections import curve_table, perplexity_pair, summary_table
+    from jprune.report.sections import perplexity_pair, summary_table
 
     report = write_report(workdir)
-    curve = report.run.figures.get("curve")
-    if flags.table == "curve" and not curve:
-        raise InputError(f"the run in {workdir} has no curve; see its key curve_windows")
-    table = curve_table(curve) if flags.table == "curve" and curve else summary_table(report.run)
+    table = _curve(report.run, workdir) if flags.table == "curve" else summary_table(report.run)
     text = render(table.columns, table.rows, shown)
     if table.caption and shown in ("text", "md"):
         text += f"\n\n{table.caption}" if shown == "md" else f"\n{table.caption}"
@@ -163,8 +170,36 @@ def _rebuild(flags: Flags, workdir: str, shown: str) -> _Result:
         "model": report.run.model,
         "removed": [{"layer": layer, "part": part} for layer, part in report.run.removed],
         "ppl": {"before": first and first.ppl, "after": last and last.ppl},
+        "sparsity": report.run.sparsity,
     }
     return text, result, dict(last.protocol) if last else None
+
+
+def _curve(run: RunRecord, workdir: str) -> Table:
+    """Perplexity against units removed or sparsity.
+
+    Raises:
+      InputError: the run has no curve.
+    """
+    from jprune.report.run_tables import curve_table
+    from jprune.report.sparse_tables import sparsity_curve_table
+
+    curve = run.figures.get("curve")
+    if curve:
+        return curve_table(curve)
+    if run.sparsity_curve is None:
+        raise InputError(f"the run in {workdir} has no curve; see its key curve_windows")
+    return sparsity_curve_table(run.sparsity_curve)
+
+
+def _compare_curves(flags: Flags, shown: str) -> _Result:
+    """A table with the curves of sparse runs side by side, and its figures."""
+    from jprune.report.curve_comparison import compare_curves, curve_values, render_curves
+
+    comparison = compare_curves(flags.workdir, flags.per_run)
+    result = {"points": curve_values(comparison), "left_out": comparison.left_out}
+    protocol = {comparison.data: dict(comparison.protocol)}
+    return render_curves(comparison, shown), result, protocol
 
 
 def _compare(flags: Flags, shown: str) -> _Result:

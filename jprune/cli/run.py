@@ -73,13 +73,17 @@ def execute(
 def print_result(workdir: str) -> None:
     """Prints what came out, and says where the page and the model are."""
     from jprune.report.reading import read_run
-    from jprune.report.sections import evaluation_tables, removed_text, sizes_table, unit_list
-    from jprune.report.tables import render
+    from jprune.report.run_tables import evaluation_tables, sizes_table
+    from jprune.report.sections import removed_text, unit_list
+    from jprune.report.sparse_words import sparsity_text
+    from jprune.report.tables import percent, render
 
     record = read_run(workdir)
     root = as_path(workdir)
     if record.removed:
         print(f"removed {removed_text(record)}: {unit_list(record.removed)}\n")
+    if record.sparse:
+        print(f"{sparsity_text(record.sparse)}; achieved {percent(record.sparse.achieved)}\n")
     for table in (*evaluation_tables(record), sizes_table(record)):
         if table.rows:
             print(table.caption or "Size.")

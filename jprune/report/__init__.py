@@ -2,8 +2,11 @@
 
 from jprune.report.comparison import Comparison, compare
 from jprune.report.comparison_tables import render_comparison
+from jprune.report.curve_comparison import compare_curves, render_curves
 from jprune.report.page import Report, write_report
 from jprune.report.reading import RunRecord, ScoreFile, parse_scores, read_run
+from jprune.report.sparse_words import sparsity_notes
+from jprune.report.sparsity import parse_sparsity
 from jprune.report.tables import render
 
 __all__ = [
@@ -12,9 +15,13 @@ __all__ = [
     "RunRecord",
     "ScoreFile",
     "compare",
+    "compare_curves",
     "parse_scores",
+    "parse_sparsity",
     "read_run",
     "render",
     "render_comparison",
+    "render_curves",
+    "sparsity_notes",
     "write_report",
 ]

@@ -10,6 +10,8 @@ from jprune.core.paths import resolved
 from jprune.report.reading import Evaluation, RunRecord, read_run
 
 _FINISHED = ("done", "cached")
+# Kinds of runs that prune a model: what they reach is compared at the same protocol.
+_PRUNING = ("depth", "sparse")
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Run:
 
     @property
     def job(self) -> str:
-        """Its kind: depth, pretrain, ..."""
+        """Its kind: depth, sparse, pretrain, ..."""
         return str(self.record.setting("job") or "depth")
 
 
@@ -93,15 +95,15 @@ def check_comparable(runs: Sequence[Run]) -> tuple[tuple[str, ...], tuple[str, .
     """The data sources that all runs were evaluated on, and those that only some were.
 
     Raises:
-      InputError: runs of different kinds, no common data source, a protocol or the content of the
-        data that differs.
+      InputError: runs of different kinds (but depth and sparse runs go together), no common data
+        source, a protocol or the content of the data that differs.
     """
     first = runs[0]
     for run in runs[1:]:
-        if run.job != first.job:
+        if run.job != first.job and not {run.job, first.job} <= set(_PRUNING):
             raise InputError(
                 f"{first.label} is a {first.job} run and {run.label} a {run.job} run; a table has "
-                "runs of one kind"
+                f"runs of one kind, or of {' and '.join(_PRUNING)}"
             )
     common = tuple(name for name in first.after if all(name in run.after for run in runs))
     if not common:
@@ -115,7 +117,13 @@ def check_comparable(runs: Sequence[Run]) -> tuple[tuple[str, ...], tuple[str, .
 
 
 def _check_same(first: Run, run: Run, data: str) -> None:
-    old, new = first.after[data].protocol, run.after[data].protocol
+    check_protocol(first, run, data, first.after[data].protocol, run.after[data].protocol)
+
+
+def check_protocol(
+    first: Run, run: Run, data: str, old: Mapping[str, Any], new: Mapping[str, Any]
+) -> None:
+    """Raises InputError where two runs measured `data` differently, or it was not the same."""
     for field in dict.fromkeys((*old, *new)):
         if old.get(field) != new.get(field):
             raise InputError(

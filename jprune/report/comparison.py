@@ -1,5 +1,6 @@
 """Runs side by side: mean and spread over seeds, and what is left of a reference's perplexity."""
 
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ from jprune.report.reading import Evaluation
 BEFORE = "before"
 
 # Keys that change how a run goes, but none of the figures that are compared.
-_FREE_KEYS = ("model", "mesh", "compare", "curve_windows", "curve_remove", "curve_seeds")
+_FREE_KEYS = ("model", "mesh", "compare", "offload")
+_FREE_PREFIX = "curve_"
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,10 @@ class Spread:
         known = [float(value) for value in values if value is not None]
         if not known or len(known) < len(values):
             return None
-        deviation = statistics.stdev(known) if len(known) > 1 else None
+        finite = all(map(math.isfinite, known))
+        deviation = None
+        if len(known) > 1:
+            deviation = statistics.stdev(known) if finite else math.nan
         return cls(statistics.fmean(known), deviation, len(known))
 
 
@@ -59,7 +64,8 @@ class Row:
     Attributes:
       runs: as read.
       figures: by data source.
-      ratio: parameters of the pruned model over those of the unpruned one.
+      ratio: parameters of the pruned model over those of the unpruned one; zeros are parameters.
+      sparsity: achieved; None where runs did not make weights sparse.
     """
 
     runs: tuple[Run, ...]
@@ -67,6 +73,7 @@ class Row:
     parameters_before: Spread | None
     parameters: Spread | None
     ratio: Spread | None
+    sparsity: Spread | None
 
 
 @dataclass(frozen=True)
@@ -99,13 +106,13 @@ def compare(workdirs: Sequence[Any], reference: str = BEFORE, per_run: bool = Fa
 
     Raises:
       InputError: a folder that is no workdir, or given twice; a run that is not finished; runs of
-        different kinds, without data in common, or with different protocols.
+        kinds that do not compare, without data in common, or with different protocols.
     """
     runs = read_runs(workdirs)
     named = None if str(reference) == BEFORE else _named(reference, runs)
     every = runs if named is None or named in runs else [*runs, named]
     data, left_out = check_comparable(every)
-    groups = [[run] for run in runs] if per_run else _groups(runs)
+    groups = [[run] for run in runs] if per_run else seed_groups(runs)
     return Comparison(
         rows=tuple(_row(group, data, named) for group in groups),
         protocols={name: runs[0].after[name].protocol for name in data},
@@ -121,8 +128,12 @@ def _named(reference: Any, runs: Sequence[Run]) -> Run:
     return next((run for run in runs if run.folder == found.folder), found)
 
 
-def _groups(runs: Sequence[Run]) -> list[list[Run]]:
-    """Runs that differ only in their seed together, in the order of the first of each."""
+def seed_groups(runs: Sequence[Run]) -> list[list[Run]]:
+    """Runs that differ only in their seed together, in the order of the first of each.
+
+    Raises:
+      InputError: two of them have the same seed.
+    """
     groups: list[tuple[Any, list[Run]]] = []
     for run in runs:
         key = _method(run)
@@ -145,9 +156,13 @@ def _method(run: Run) -> Any:
     config = run.record.config.get("config")
     if not isinstance(config, Mapping) or run.seed is None:
         return run.folder
-    free = (*_FREE_KEYS, "seed")
-    asked = {key: value for key, value in config.items() if key not in free}
+    asked = {key: value for key, value in config.items() if key != "seed" and not is_free(key)}
     return run.record.model.get("sha256"), asked
+
+
+def is_free(key: str) -> bool:
+    """Whether a key of a config changes none of the figures that are compared."""
+    return key in _FREE_KEYS or key.startswith(_FREE_PREFIX)
 
 
 def _row(group: Sequence[Run], data: Sequence[str], reference: Run | None) -> Row:
@@ -158,6 +173,9 @@ def _row(group: Sequence[Run], data: Sequence[str], reference: Run | None) -> Ro
         parameters_before=Spread.of([old for old, _ in pairs]),
         parameters=Spread.of([new for _, new in pairs]),
         ratio=Spread.of([new / old if old and new is not None else None for old, new in pairs]),
+        sparsity=Spread.of(
+            [run.record.sparse.achieved if run.record.sparse else None for run in group]
+        ),
     )
 
 

@@ -1,18 +1,23 @@
 """Comparisons of runs as tables: rounded for people, in full for programs."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jprune.report import tables
-from jprune.report.comparable import Run
-from jprune.report.comparison import BEFORE, Comparison, Figure, Row, Spread
+from jprune.report.comparison import BEFORE, Comparison, Figure, Row, Spread, is_free
+from jprune.report.fields import mapping
+from jprune.report.names import group_names, short_names, spread_text
 from jprune.report.sections import protocol_text, removed_text, unit_list
 from jprune.report.tables import Cell, Table
 
 # Settings of the criterion; a column shows those that differ between the rows.
 _SETTINGS = ("options", "protect", "calibration", "num_windows", "window_length", "sample")
+# Of sparse runs all others too, apart from these, which are said elsewhere or are the same for all.
+_SAID = (
+    *("job", "name", "seed", "criterion", "allocation", "pattern", "sparsity", "remove"),
+    *("granularity", "eval", "eval_windows", "protocol", "dtype", "data_dir"),
+)
 
 
 def comparison_table(comparison: Comparison) -> Table:
@@ -21,28 +26,32 @@ def comparison_table(comparison: Comparison) -> Table:
     Columns that would be empty are left out.
     """
     rows = comparison.rows
-    names = _row_names(rows)
+    names = group_names([row.runs for row in rows])
     several = any(len(row.runs) > 1 for row in rows)
     columns: dict[str, list[Cell]] = {
         "Run": list(names),
         "Model": [_model(row) for row in rows],
         "Criterion": [_criterion(row) for row in rows],
-        "Granularity": [_setting(row, "granularity") if _criterion(row) else None for row in rows],
+        "Allocation": [_of_sparse(row, "allocation") for row in rows],
+        "Pattern": [_of_sparse(row, "pattern") for row in rows],
+        "Granularity": [_granularity(row) for row in rows],
         "Settings": _settings(rows),
+        "Target (%)": [_percent(_of_sparse(row, "target")) for row in rows],
+        "Sparsity (%)": [_percent(_mean(row.sparsity), ".2f") for row in rows],
         "Removed": [_removed(row) for row in rows],
         "Seeds": [len(row.runs) if several else None for row in rows],
         "Parameters": [tables.count(_mean(row.parameters)) for row in rows],
         "Left": [f"{100 * row.ratio.mean:.1f}%" if row.ratio else None for row in rows],
     }
-    short = _short_names(list(comparison.protocols))
+    short = short_names(list(comparison.protocols))
     for data in comparison.protocols:
         label = f"{short[data]} " if len(short) > 1 else ""
         figures = [row.figures[data] for row in rows]
         columns |= {
             f"{label}PPL before": [tables.ppl(_mean(f.before)) for f in figures],
-            f"{label}PPL": [_spread(f.after) for f in figures],
+            f"{label}PPL": [spread_text(f.after) for f in figures],
             f"{label}retained (%)" if label else "Retained (%)": [
-                _spread(f.retained, decimals=1) for f in figures
+                spread_text(f.retained, decimals=1) for f in figures
             ],
         }
     kept = {
@@ -60,7 +69,8 @@ def comparison_values(comparison: Comparison) -> list[dict[str, Any]]:
     Numbers that have a unit carry it in their name. What belongs to one data source is named
     after it: `wikitext2.ppl`. An empty field was not measured.
     """
-    names = _row_names(comparison.rows)
+    names = group_names([row.runs for row in comparison.rows])
+    sparse = any(row.sparsity for row in comparison.rows)
     result = []
     for name, row in zip(names, comparison.rows, strict=True):
         values: dict[str, Any] = {
@@ -82,6 +92,7 @@ def comparison_values(comparison: Comparison) -> list[dict[str, Any]]:
             "parameters_deviation": row.parameters.deviation if row.parameters else None,
             "parameters_ratio": _mean(row.ratio),
             "parameters_ratio_deviation": row.ratio.deviation if row.ratio else None,
+            **(_sparse_values(row) if sparse else {}),
             "reference": comparison.reference,
         }
         for data, protocol in comparison.protocols.items():
@@ -100,13 +111,7 @@ def render_comparison(comparison: Comparison, format: str = "text") -> str:
     if format == "csv":
         values = comparison_values(comparison)
         return tables.render(tuple(values[0]), [tuple(row.values()) for row in values], "csv")
-    table = comparison_table(comparison)
-    text = tables.render(table.columns, table.rows, format)
-    if format == "tex":
-        return "\n".join([text, *(f"% {line}" for line in table.caption.splitlines())])
-    if format == "md":
-        return f"{text}\n\n{tables.escape_markdown(table.caption)}"
-    return f"{text}\n{table.caption}"
+    return tables.with_caption(comparison_table(comparison), format)
 
 
 def _figure_values(figure: Figure) -> dict[str, float | None]:
@@ -130,6 +135,13 @@ def _caption(comparison: Comparison, short: Mapping[str, str]) -> str:
     lines = [f"PPL on {measured}."]
     what = "its unpruned model" if comparison.reference == BEFORE else comparison.reference
     lines.append(f"Retained: 100 × PPL of {what} / PPL. Left: parameters of the unpruned model.")
+    sparse = [run.record.sparse for row in comparison.rows for run in row.runs if run.record.sparse]
+    if sparse:
+        lines.append(
+            "Sparsity: of the weights in the linear layers of the blocks, those that are zero, "
+            "which count as parameters left"
+            + ("; by width, those that are gone." if any(s.is_width for s in sparse) else ".")
+        )
     if any(len(row.runs) > 1 for row in comparison.rows):
         lines.append("With several seeds: mean ± standard deviation over them.")
     if len(comparison.models) > 1:
@@ -141,33 +153,6 @@ def _caption(comparison: Comparison, short: Mapping[str, str]) -> str:
     return "\n".join(lines)
 
 
-def _row_names(rows: Sequence[Row]) -> list[str]:
-    """The names of the workdirs, or the whole paths where names repeat; `p-{0,1}` for several."""
-    runs = [run for row in rows for run in row.runs]
-    names = [run.record.name for run in runs]
-    unique = len(set(names)) == len(names)
-
-    def name(run: Run) -> str:
-        return run.record.name if unique else run.label
-
-    return [_joined([name(run) for run in row.runs]) for row in rows]
-
-
-def _joined(names: Sequence[str]) -> str:
-    if len(names) == 1:
-        return names[0]
-    prefix = os.path.commonprefix(list(names)).rstrip("0123456789")
-    if not prefix:
-        return ", ".join(names)
-    return f"{prefix}{{{','.join(name.removeprefix(prefix) for name in names)}}}"
-
-
-def _short_names(data: Sequence[str]) -> dict[str, str]:
-    """Data sources without their folders, where that leaves them different."""
-    names = [source.rpartition("/")[2] for source in data]
-    return dict(zip(data, names if len(set(names)) == len(names) else data, strict=True))
-
-
 def _model(row: Row) -> str | None:
     record = row.runs[0].record
     name = record.model.get("name") or record.setting("model")
@@ -176,10 +161,45 @@ def _model(row: Row) -> str | None:
 
 def _criterion(row: Row) -> str | None:
     record = row.runs[0].record
+    if record.sparse:
+        return record.sparse.criterion
     if not record.removed:
         return None
     chosen = record.chosen.criterion if record.chosen else None
     return record.setting("criterion") or chosen
+
+
+def _granularity(row: Row) -> Any:
+    return _setting(row, "granularity") if row.runs[0].record.removed else None
+
+
+def _of_sparse(row: Row, key: str) -> Any:
+    """A field of the sparsity of a row's runs, which it does not differ in."""
+    return getattr(row.runs[0].record.sparse, key, None)
+
+
+def _percent(share: float | None, form: str = ".6g") -> str | None:
+    return None if share is None else f"{100 * share:{form}}"
+
+
+def _sparse_values(row: Row) -> dict[str, Any]:
+    keys = ("allocation", "pattern", "target", "weights", "zeros", "stored", "smallest")
+    allocation, pattern, target, weights, zeros, stored, smallest = (
+        _of_sparse(row, key) for key in keys
+    )
+    width = _of_sparse(row, "is_width")
+    return {
+        "allocation": allocation,
+        "pattern": pattern,
+        "sparsity_target": target,
+        "sparsity": _mean(row.sparsity),
+        "sparsity_deviation": row.sparsity.deviation if row.sparsity else None,
+        "sparse_weights": weights,
+        "sparse_zeros": zeros,
+        "bytes_stored": stored,
+        "bytes_compressed": None if width else smallest,
+        "bytes_unpadded": smallest if width else None,
+    }
 
 
 def _setting(row: Row, key: str) -> Any:
@@ -191,7 +211,10 @@ def _plain(value: Any) -> Any:
 
 
 def _settings(rows: Sequence[Row]) -> list[Cell]:
-    values = {key: [_plain(_setting(row, key)) for row in rows] for key in _SETTINGS}
+    sparse = [row for row in rows if row.sparsity]
+    further = [key for key in _further(sparse) if len({str(_setting(r, key)) for r in sparse}) > 1]
+    keys = (*_SETTINGS, *further)
+    values = {key: [_plain(_setting(row, key)) for row in rows] for key in keys}
     different = [key for key, found in values.items() if any(v != found[0] for v in found)]
     return [
         ", ".join(
@@ -200,6 +223,13 @@ def _settings(rows: Sequence[Row]) -> list[Cell]:
         or None
         for i in range(len(rows))
     ]
+
+
+def _further(rows: Sequence[Row]) -> list[str]:
+    """The keys of sparse runs' configs that no column has."""
+    configs = [mapping(row.runs[0].record.config.get("config")) for row in rows]
+    found = dict.fromkeys(key for config in configs for key in config)
+    return [key for key in found if key not in (*_SAID, *_SETTINGS) and not is_free(key)]
 
 
 def _removed(row: Row) -> str | None:
@@ -220,15 +250,3 @@ def _exact(spread: Spread | None) -> int | float | None:
     if spread is None:
         return None
     return int(spread.mean) if spread.mean.is_integer() else spread.mean
-
-
-def _spread(spread: Spread | None, decimals: int | None = None) -> str | None:
-    """The mean, and what it is spread by with the same number of decimals."""
-    if spread is None:
-        return None
-    text = tables.ppl(spread.mean) if decimals is None else f"{spread.mean:.{decimals}f}"
-    if spread.deviation is None:
-        return text
-    if "e" in text:
-        return f"{text} ± {tables.significant(spread.deviation, 2)}"
-    return f"{text} ± {spread.deviation:.{len(text.partition('.')[2])}f}"

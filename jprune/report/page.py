@@ -11,6 +11,9 @@ from jprune.report.reading import BASELINES, RunRecord, read_run
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+# Figures whose title is the heading of their section.
+_HEADED = ("curve", "sparsity_curve", "training")
+
 
 @dataclass(frozen=True)
 class Report:
@@ -22,12 +25,20 @@ class Report:
 
 
 def draw(run: RunRecord) -> "dict[str, Figure]":
-    """The figures that the run has data for: curve, training, scores-NAME, windows-NAME."""
+    """The figures that the run has data for: curve, sparsity_curve, training, density,
+    scores-NAME, windows-NAME.
+    """
     figures: dict[str, Figure] = {}
     curve = run.figures.get("curve")
     if isinstance(curve, Mapping) and curve.get("series"):
         chosen = run.chosen.criterion if run.chosen else None
         figures["curve"] = plots.curve_figure(curve, chosen, len(run.removed))
+    sparse = run.sparse
+    if run.sparsity_curve is not None and run.sparsity_curve.series:
+        own = (sparse.allocation, sparse.target) if sparse else ()
+        figures["sparsity_curve"] = plots.sparsity_curve_figure(run.sparsity_curve, *own)
+    if sparse is not None and sparse.blocks:
+        figures["density"] = plots.density_figure(sparse)
     training = run.figures.get("training")
     if isinstance(training, Mapping) and training.get("step"):
         figures["training"] = plots.training_figure(training)
@@ -60,7 +71,7 @@ def write_report(workdir) -> Report:
         write_bytes(path, plots.png(figure))
         written.append(path)
     svgs = {
-        name: plots.svg(figure, f"figure{i}", title=name not in ("curve", "training"))
+        name: plots.svg(figure, f"figure{i}", title=name not in _HEADED)
         for i, (name, figure) in enumerate(figures.items())
     }
     write_text(root / "report.html", html.page(run, svgs))

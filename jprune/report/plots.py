@@ -1,7 +1,6 @@
 """The figures of a report, drawn with matplotlib Figure objects (no pyplot, no global state).
 
-Colours are those of Okabe and Ito, told apart with every common colour blindness; what a colour
-says is also said by a mark: removed units carry a cross, protected ones are hatched.
+What a colour says is also said by a mark: removed units carry a cross, protected ones are hatched.
 """
 
 import io
@@ -10,61 +9,43 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from jprune.report.reading import BASELINES, PART_NAMES, ScoreFile, UnitKey
+from jprune.report.axes import (
+    GRID,
+    INK,
+    KEPT,
+    LINES,
+    PROTECTED,
+    REMOVED,
+    add_legend,
+    block_ticks,
+    new_axes,
+    numbers,
+    plain,
+    set_labels,
+)
+from jprune.report.curves import curve_figure, sparsity_curve_figure
+from jprune.report.density import density_figure
+from jprune.report.reading import PART_NAMES, ScoreFile, UnitKey
 from jprune.report.tables import significant
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INK, GRID = "#243140", "#d9dee4"
-KEPT = {"block": "#0072B2", "attention": "#0072B2", "mlp": "#56B4E9"}
-REMOVED = {"block": "#D55E00", "attention": "#D55E00", "mlp": "#E69F00"}
-PROTECTED = "#9aa5b1"
-LINES = ("#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6A3D9A", INK)
-BASELINE_COLOURS = {"random": "#97a1ac", "last": "#768290"}
-LOG_RANGE = 8.0  # a perplexity axis that spans more than this factor is logarithmic
-
-
-def _axes(width: float = 8.0, height: float = 3.3) -> "tuple[Figure, Axes]":
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.add_subplot()
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(INK)
-    axes.tick_params(colors=INK, labelsize=9, length=3)
-    axes.grid(axis="y", color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    return figure, axes
-
-
-def _labels(axes: "Axes", title: str, x: str, y: str) -> None:
-    axes.set_title(title, loc="left", color=INK, fontsize=11, fontweight="bold", pad=10)
-    axes.set_xlabel(x, color=INK, fontsize=10)
-    axes.set_ylabel(y, color=INK, fontsize=10)
-
-
-def _legend(axes: "Axes", handles=None, **where) -> None:
-    handles = handles or axes.get_legend_handles_labels()[0]
-    if not handles:
-        return
-    options = {"handles": handles, "frameon": False, "fontsize": 9, "labelcolor": INK}
-    if where:
-        axes.legend(**options, **where)
-    elif len(handles) > 3:  # too wide to stand beside the title
-        columns = 5 if len(handles) <= 5 else 3
-        axes.figure.legend(**options, loc="outside lower center", ncols=columns)
-    else:
-        axes.legend(**options, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3)
-
-
-def _block_ticks(axes: "Axes", layers: Sequence[int]) -> None:
-    step = max(1, math.ceil(len(layers) / 32))
-    axes.set_xticks(list(layers)[::step])
-    axes.set_xlim(min(layers) - 0.7, max(layers) + 0.7)
+__all__ = [
+    "GRID",
+    "INK",
+    "KEPT",
+    "PROTECTED",
+    "REMOVED",
+    "curve_figure",
+    "density_figure",
+    "png",
+    "score_figure",
+    "sparsity_curve_figure",
+    "svg",
+    "training_figure",
+    "window_figure",
+]
 
 
 def _clip(values: Sequence[float]) -> float | None:
@@ -83,7 +64,7 @@ def score_figure(scores: ScoreFile, removed: frozenset[UnitKey] = frozenset()) -
     """
     from matplotlib.patches import Patch
 
-    figure, axes = _axes()
+    figure, axes = new_axes()
     values = scores.values
     use_delta = values is scores.delta_nll
     errors = scores.standard_error if use_delta else None
@@ -135,7 +116,7 @@ def score_figure(scores: ScoreFile, removed: frozenset[UnitKey] = frozenset()) -
     if low < 0:
         axes.axhline(0, color=INK, linewidth=0.8)
     if scores.units:
-        _block_ticks(axes, sorted({layer for layer, _ in scores.units}))
+        block_ticks(axes, sorted({layer for layer, _ in scores.units}))
     handles = []
     for part in parts:
         if (part, "kept") in shown:
@@ -146,21 +127,21 @@ def score_figure(scores: ScoreFile, removed: frozenset[UnitKey] = frozenset()) -
         handles.append(
             Patch(facecolor="none", edgecolor=PROTECTED, hatch="////", label="protected")
         )
-    name = _plain(scores.criterion)
+    name = plain(scores.criterion)
     y = "NLL increase (nats/token)" if use_delta else f"{name} score"
     title = f"{name[:1].upper()}{name[1:]} scores"
     if use_delta and scores.criterion == "greedy":
         y = "NLL increase at its step"
     if errors:
         title += " ± standard error"
-    _labels(axes, title, "Block index", y)
-    _legend(axes, handles)
+    set_labels(axes, title, "Block index", y)
+    add_legend(axes, handles)
     return figure
 
 
 def window_figure(scores: ScoreFile, removed: frozenset[UnitKey] = frozenset()) -> "Figure":
     """The angular distance of every window of n contiguous blocks, by its first block."""
-    figure, axes = _axes()
+    figure, axes = new_axes()
     values = [math.nan if v is None else v for v in scores.window_scores or ()]
     axes.plot(range(len(values)), values, color=KEPT["block"], marker="o", markersize=4.5)
     layers = sorted(scores.units[i][0] for i in range(len(scores.units))
@@ -174,94 +155,32 @@ def window_figure(scores: ScoreFile, removed: frozenset[UnitKey] = frozenset()) 
         )  # fmt: skip
         mark.set_gid(f"window-{start}-removed")
     if values:
-        _block_ticks(axes, range(len(values)))
-    _labels(axes, f"Angular distance across {n} blocks", "First block of the window", "angle / π")
-    _legend(axes)
-    return figure
-
-
-def curve_figure(
-    curve: Mapping[str, Any], chosen: str | None = None, removed_count: int | None = None
-) -> "Figure":
-    """Perplexity against the number of removed units, one line per criterion.
-
-    Baselines are grey (random: the mean, with a band from the least to the greatest of its
-    seeds); `chosen` is drawn thicker; a vertical line marks what this run removed.
-    """
-    figure, axes = _axes(height=4.2)
-    everything: list[float] = []
-    colours = iter(LINES * 4)
-    series = sorted(curve.get("series") or (), key=lambda s: s.get("criterion") != chosen)
-    for one in series:
-        name = str(one.get("criterion"))
-        x, y = list(one.get("removed") or ()), _numbers(one.get("ppl"))
-        x, y = x[: len(y)], y[: len(x)]
-        everything += y
-        baseline = name in BASELINES
-        colour = BASELINE_COLOURS[name] if baseline else next(colours)
-        label = _plain(name)
-        lows, highs = _numbers(one.get("ppl_min")), _numbers(one.get("ppl_max"))
-        if len(lows) == len(x) == len(highs):
-            axes.fill_between(x, lows, highs, color=colour, alpha=0.18, linewidth=0)
-            everything += lows + highs
-            seeds = len(one.get("seeds") or ())
-            label += f" (mean and range of {seeds} seeds)" if seeds else " (mean and range)"
-        (line,) = axes.plot(
-            x, y, color=colour, label=label, markersize=5 if name == chosen else 4,
-            linewidth=2.4 if name == chosen else 1.5, zorder=4 if name == chosen else 3,
-            marker={"random": "s", "last": "D"}.get(name, "o"),
-            linestyle={"random": "--", "last": ":"}.get(name, "-"),
-        )  # fmt: skip
-        line.set_gid(f"curve-{re.sub(r'[^A-Za-z0-9_-]', '_', name)}")
-    finite = [v for v in everything if math.isfinite(v) and v > 0]
-    if finite and max(finite) > LOG_RANGE * min(finite):
-        from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.10g}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
-        if max(finite) > 1000 * min(finite):
-            axes.yaxis.set_major_locator(LogLocator())
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.10g}"))
-    if removed_count:
-        axes.axvline(removed_count, color=REMOVED["block"], linewidth=1.2, linestyle=(0, (4, 3)),
-                     label=f"this run: {removed_count} removed")  # fmt: skip
-    from matplotlib.ticker import MaxNLocator
-
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _labels(axes, "Perplexity against units removed", "Units removed", "Perplexity")
-    _legend(axes, **({"loc": "upper left"} if len(series) <= 3 else {}))
+        block_ticks(axes, range(len(values)))
+    set_labels(
+        axes, f"Angular distance across {n} blocks", "First block of the window", "angle / π"
+    )
+    add_legend(axes)
     return figure
 
 
 def training_figure(training: Mapping[str, Any]) -> "Figure":
     """Training loss over steps, and the validation loss where it was measured."""
-    figure, axes = _axes()
-    steps, loss = list(training.get("step") or ()), _numbers(training.get("loss"))
+    figure, axes = new_axes()
+    steps, loss = list(training.get("step") or ()), numbers(training.get("loss"))
     axes.plot(steps[: len(loss)], loss[: len(steps)], color=LINES[0], linewidth=1.3, label="train")
     validation = training.get("validation")
     if isinstance(validation, Mapping):
-        x, y = list(validation.get("step") or ()), _numbers(validation.get("loss"))
+        x, y = list(validation.get("step") or ()), numbers(validation.get("loss"))
     else:
-        y = _numbers(validation if isinstance(validation, list) else None)
+        y = numbers(validation if isinstance(validation, list) else None)
         x = steps
     points = [(a, b) for a, b in zip(x, y, strict=False) if math.isfinite(b)]
     if points:
         axes.plot(*zip(*points, strict=True), color=REMOVED["block"], marker="o", markersize=4,
                   linewidth=1.5, label="validation")  # fmt: skip
-        _legend(axes, loc="upper right")
-    _labels(axes, "Training loss", "Step", "NLL (nats/token)")
+        add_legend(axes, loc="upper right")
+    set_labels(axes, "Training loss", "Step", "NLL (nats/token)")
     return figure
-
-
-def _plain(text: str) -> str:
-    """`text` with dollar signs escaped: matplotlib would read them as mathematics."""
-    return text.replace("$", r"\$")
-
-
-def _numbers(values) -> list[float]:
-    return [math.nan if v is None else float(v) for v in values or ()]
 
 
 def png(figure: "Figure", dpi: int = 150) -> bytes:

@@ -1,17 +1,32 @@
 """What a workdir's JSON files say, read once and checked: the input of every part of a report."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from jprune.core.errors import InputError
 from jprune.core.files import as_path, read_json
+from jprune.report.fields import Numbers, mapping, mappings, optional_numbers
+from jprune.report.sparsity import (
+    Allocation,
+    Sparsity,
+    SparsityCurve,
+    Statistics,
+    parse_allocation,
+    parse_sparsity,
+    parse_sparsity_curve,
+    parse_statistics,
+)
 
 UnitKey = tuple[int, str]
-Numbers = tuple[float | None, ...]
 PART_NAMES = {"block": "block", "attention": "attention", "mlp": "MLP"}
 BASELINES = ("random", "last")
 _FIRST, _LAST = "before", "after"
+# Files beside the scores that say what the rates of sparsity come from.
+_RATES: Mapping[str, Callable[..., Any]] = {
+    "statistics": parse_statistics,
+    "allocation": parse_allocation,
+}
 
 
 @dataclass(frozen=True)
@@ -68,7 +83,8 @@ class RunRecord:
     """Everything a report shows of one workdir.
 
     `phases` are the states of the model that were evaluated: before first, after last.
-    `evaluations` holds every perplexity figure, phase by phase.
+    `evaluations` holds every perplexity figure, phase by phase. `sparsity` is as in the file,
+    `sparse` what it says where its form is known.
     """
 
     name: str
@@ -80,6 +96,10 @@ class RunRecord:
     removed: tuple[UnitKey, ...]
     model: Mapping[str, Any]
     sparsity: Mapping[str, Any]
+    sparse: Sparsity | None
+    sparsity_curve: SparsityCurve | None
+    statistics: Statistics | None
+    allocation: Allocation | None
     scores: tuple[ScoreFile, ...]
     recipe: Mapping[str, Any] | None
     exported: bool
@@ -97,7 +117,7 @@ class RunRecord:
 
     def setting(self, key: str) -> Any:
         """A key of the configuration (alone or under "config"), None where it has no such key."""
-        return _dict(self.config.get("config", self.config)).get(key)
+        return mapping(self.config.get("config", self.config)).get(key)
 
     def pair(self, key: str) -> tuple[Any, Any]:
         """`(before, after)` of one of the model's sizes: layers, parameters or bytes."""
@@ -126,28 +146,44 @@ def read_run(workdir) -> RunRecord:
             "stopped before the first stage ended (repeat the run to continue it)"
         )
     run = _read_object(path / "run.json")
-    figures = _dict(run.get("figures"))
+    figures, sparsity = mapping(run.get("figures")), mapping(run.get("sparsity"))
+    curve = mapping(figures.get("sparsity_curve"))
     phases = _phases(figures)
-    scores_dir = path / "scores"
-    files = sorted(scores_dir.glob("*.json")) if scores_dir.is_dir() else []
+    scores, rates = _read_scores(path / "scores")
     return RunRecord(
         name=path.name or str(workdir),
         config=_read_object(path / "config.json", optional=True) or {},
-        stages=tuple(_dicts(run.get("stages"))),
+        stages=tuple(mappings(run.get("stages"))),
         figures=figures,
         phases=phases,
         evaluations=tuple(
             _evaluation(phase, entry, path / "run.json")
             for phase in phases
-            for entry in _dicts(figures[phase].get("perplexity"))
+            for entry in mappings(figures[phase].get("perplexity"))
         ),
         removed=tuple(_unit(u, path / "run.json") for u in run.get("removed") or ()),
-        model=_dict(run.get("model")),
-        sparsity=_dict(run.get("sparsity")),
-        scores=tuple(parse_scores(f.stem, _read_object(f), f) for f in files),
+        model=mapping(run.get("model")),
+        sparsity=sparsity,
+        sparse=parse_sparsity(sparsity, f"{path / 'run.json'}: sparsity"),
+        sparsity_curve=parse_sparsity_curve(curve, f"{path / 'run.json'}: sparsity_curve"),
+        statistics=rates.get("statistics"),
+        allocation=rates.get("allocation"),
+        scores=scores,
         recipe=_read_object(path / "recipe.json", optional=True),
         exported=(path / "model" / "config.json").exists(),
     )
+
+
+def _read_scores(folder) -> tuple[tuple[ScoreFile, ...], dict[str, Any]]:
+    """The files of scores, and by name those of `_RATES`."""
+    scores, rates = [], {}
+    for file in sorted(folder.glob("*.json")) if folder.is_dir() else ():
+        data = _read_object(file)
+        if file.stem in _RATES and "criterion" not in data:
+            rates[file.stem] = _RATES[file.stem](data, file)
+        else:
+            scores.append(parse_scores(file.stem, data, file))
+    return tuple(scores), rates
 
 
 def parse_scores(name: str, data: Mapping[str, Any], source: Any = "scores") -> ScoreFile:
@@ -159,7 +195,7 @@ def parse_scores(name: str, data: Mapping[str, Any], source: Any = "scores") -> 
     for key in ("criterion", "scores"):
         if key not in data:
             raise InputError(f"{source} has no {key!r}: it is not the JSON of `jprune score`")
-    scores = _floats(data["scores"] or (), source)
+    scores = optional_numbers(data["scores"] or (), source)
     granularity = data.get("granularity", "block")
     part = granularity if granularity in ("attention", "mlp") else "block"
     units = tuple(_unit(u, source, part) for u in data.get("units") or range(len(scores)))
@@ -184,22 +220,14 @@ def parse_scores(name: str, data: Mapping[str, Any], source: Any = "scores") -> 
             for p in data.get("protected") or ()
             if p in (unit[0], {"layer": unit[0], "part": unit[1]})
         ),
-        delta_nll=_floats(data.get("delta_nll"), source),
-        standard_error=_floats(data.get("standard_error"), source),
-        window_nll=tuple(_floats(w, source) for w in windows) if windows else None,
-        window_scores=_floats(data.get("window_scores"), source),
+        delta_nll=optional_numbers(data.get("delta_nll"), source),
+        standard_error=optional_numbers(data.get("standard_error"), source),
+        window_nll=tuple(optional_numbers(w, source) for w in windows) if windows else None,
+        window_scores=optional_numbers(data.get("window_scores"), source),
         n=data.get("n"),
         path=tuple(data.get("path") or ()),
-        settings={**_dict(data.get("calibration")), **_dict(data.get("settings"))},
+        settings={**mapping(data.get("calibration")), **mapping(data.get("settings"))},
     )
-
-
-def _floats(values, source) -> Any:
-    """A JSON list of numbers and nulls as floats and None; None stays None."""
-    try:
-        return None if values is None else tuple(None if v is None else float(v) for v in values)
-    except (TypeError, ValueError):
-        raise InputError(f"{source}: {values!r:.60} should be a list of numbers") from None
 
 
 def _positions(values, position: Mapping[UnitKey, int], num_units: int, source) -> list[int]:
@@ -227,9 +255,9 @@ def _unit(value, source, part: str = "block") -> UnitKey:
 
 
 def _evaluation(phase: str, entry: Mapping[str, Any], source) -> Evaluation:
-    protocol = _dict(entry.get("protocol"))
+    protocol = mapping(entry.get("protocol"))
     keys = ("ppl", "nll", "standard_error")
-    ppl, nll, error = _floats([entry.get(k) for k in keys], source)
+    ppl, nll, error = optional_numbers([entry.get(k) for k in keys], source)
     return Evaluation(
         phase=phase,
         data=str(entry.get("data", protocol.get("data", ""))),
@@ -245,17 +273,9 @@ def _phases(figures: Mapping[str, Any]) -> tuple[str, ...]:
     measured = [
         name
         for name, value in figures.items()
-        if any(_dicts(_dict(value).get(key)) for key in ("perplexity", "tasks"))
+        if any(mappings(mapping(value).get(key)) for key in ("perplexity", "tasks"))
     ]
     return tuple(sorted(measured, key=lambda name: (name != _FIRST, name == _LAST)))
-
-
-def _dict(value) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _dicts(value) -> list[Mapping[str, Any]]:
-    return [v for v in value if isinstance(v, Mapping)] if isinstance(value, list) else []
 
 
 def _read_object(path, optional: bool = False) -> Any:

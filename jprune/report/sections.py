@@ -1,4 +1,4 @@
-"""What a report says, as headlines, tables and sentences; how it looks is decided elsewhere."""
+"""What a report says first: the headline, the run in one row, and its parts in words."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -6,11 +6,12 @@ from typing import Any
 
 from jprune.report import tables
 from jprune.report.reading import PART_NAMES, Evaluation, RunRecord, UnitKey
-from jprune.report.score_tables import score_name
-from jprune.report.tables import Table
+from jprune.report.sparse_words import settings_words, sparsity_text
+from jprune.report.sparsity import Sparsity
+from jprune.report.tables import Cell, Table
 
 # What belongs to the data rather than to the way of measuring.
-_DATA_KEYS = ("data", "split", "tokens")
+DATA_KEYS = ("data", "split", "tokens")
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,14 @@ class Headline:
 
 
 def headline(run: RunRecord) -> Headline:
-    """Model, method, units removed, parameters, perplexity (with its protocol) and bytes."""
+    """Model, method, units removed, sparsity, parameters, perplexity (with its protocol), bytes."""
     cards = []
     if run.removed:
         cards.append(
             Card("Removed", removed_text(run), f"original indices {unit_list(run.removed)}")
         )
+    if run.sparse:
+        cards.append(_sparsity_card(run.sparse))
     card = _parameters_card(run)
     if card:
         cards.append(card)
@@ -49,6 +52,11 @@ def headline(run: RunRecord) -> Headline:
         lead=method_text(run),
         cards=tuple(cards),
     )
+
+
+def _sparsity_card(sparsity: Sparsity) -> Card:
+    detail = f"target {tables.rate(sparsity.target)}; {settings_words(sparsity)}"
+    return Card("Sparsity", tables.percent(sparsity.achieved), detail)
 
 
 def _parameters_card(run: RunRecord) -> Card | None:
@@ -97,15 +105,34 @@ def summary_table(run: RunRecord) -> Table:
     """The run in one row; the caption has the protocol of its perplexities."""
     first, last = perplexity_pair(run)
     old, new = run.pair("parameters")
-    criterion = run.chosen.criterion if run.chosen and run.removed else None
-    columns = ("Run", "Criterion", "Removed", "Parameters", "Left", "PPL before", "PPL after")
-    row = (
-        run.name, criterion, removed_text(run) if run.removed else None, tables.count(new),
-        f"{100 * new / old:.1f}%" if old and new is not None else None,
-        tables.ppl(first.ppl if first else None), tables.ppl(last.ppl if last else None),
-    )  # fmt: skip
     caption = f"PPL: {last.data}; {protocol_text(last.protocol)}" if last else ""
-    return Table(columns, [row], caption)
+    cells: dict[str, Cell] = {
+        "Run": run.name,
+        **(_removal_cells(run) if run.sparse is None else _sparsity_cells(run, run.sparse)),
+        "Parameters": tables.count(new),
+        "Left": f"{100 * new / old:.1f}%" if old and new is not None else None,
+        "PPL before": tables.ppl(first.ppl if first else None),
+        "PPL after": tables.ppl(last.ppl if last else None),
+    }
+    return Table(tuple(cells), [tuple(cells.values())], caption)
+
+
+def _removal_cells(run: RunRecord) -> dict[str, Cell]:
+    return {
+        "Criterion": run.chosen.criterion if run.chosen and run.removed else None,
+        "Removed": removed_text(run) if run.removed else None,
+    }
+
+
+def _sparsity_cells(run: RunRecord, sparsity: Sparsity) -> dict[str, Cell]:
+    return {
+        "Criterion": sparsity.criterion,
+        "Allocation": sparsity.allocation,
+        **({"Pattern": sparsity.pattern} if sparsity.pattern else {}),
+        "Target": tables.rate(sparsity.target),
+        "Sparsity": tables.percent(sparsity.achieved),
+        **({"Removed": removed_text(run)} if run.removed else {}),
+    }
 
 
 def method_text(run: RunRecord) -> str:
@@ -114,7 +141,7 @@ def method_text(run: RunRecord) -> str:
     if run.removed:
         words.append("depth pruning")
     if run.sparsity:
-        words.append("sparsity")
+        words.append(sparsity_text(run.sparse) if run.sparse else "sparsity")
     if run.chosen and run.removed:
         words.append(f"{run.chosen.criterion} score")
         words.append(f"granularity {run.chosen.granularity}")
@@ -169,119 +196,14 @@ def protocol_text(protocol: Mapping[str, Any]) -> str:
     words = [form(protocol[k]) for k, form in known.items() if protocol.get(k) is not None]
     words += [
         f"{k} {v}" for k, v in protocol.items()
-        if k not in known and k not in _DATA_KEYS and v is not None
+        if k not in known and k not in DATA_KEYS and v is not None
     ]  # fmt: skip
     return ", ".join(words).replace(" windows, of ", " windows of ")
 
 
-def removed_table(run: RunRecord) -> Table:
-    """Original index and part of each removed unit, with its score and rank where known."""
-    chosen = run.chosen
-    where = {u: i for i, u in enumerate(chosen.units)} if chosen else {}
-    ranks = {i: r for r, i in enumerate(chosen.order, start=1)} if chosen else {}
-    rows = []
-    for layer, part in run.removed:
-        position = where.get((layer, part), -1)
-        score = chosen.scores[position] if chosen and position >= 0 else None
-        rows.append((layer, PART_NAMES[part], score, ranks.get(position)))
-    columns = ("Original index", "Part", score_name(chosen) if chosen else "Score", "Rank")
-    if all(row[2] is None and row[3] is None for row in rows):
-        return Table(columns[:2], [row[:2] for row in rows])
-    return Table(columns, rows)
-
-
-def evaluation_tables(run: RunRecord) -> list[Table]:
-    """Perplexity, one table for each protocol."""
-    groups: list[tuple[dict[str, Any], list[Evaluation]]] = []
-    for e in run.evaluations:
-        key = {k: v for k, v in e.protocol.items() if k not in _DATA_KEYS}
-        group = next((g for k, g in groups if k == key), None)
-        if group is None:
-            groups.append((key, [e]))
-        else:
-            group.append(e)
-    result = []
-    for key, group in groups:
-        reference = {e.data: e.ppl for e in reversed(group)}
-        rows = [
-            (
-                e.data, e.phase, tables.ppl(e.ppl),
-                tables.ratio(e.ppl, reference[e.data]) if e.phase != group[0].phase else None,
-                tables.plus_minus(e.nll, e.standard_error), e.tokens,
-            )
-            for e in sorted(group, key=lambda e: list(reference)[::-1].index(e.data))
-        ]  # fmt: skip
-        columns = ("Data", "Model", "PPL", "Ratio", "NLL ± standard error", "Tokens")
-        if all(row[3] is None for row in rows):
-            columns, rows = _without(columns, 3), [_without(row, 3) for row in rows]
-        caption = f"Perplexity: {protocol_text(key) or 'no protocol recorded'}."
-        result.append(Table(columns, rows, caption))
-    return result
-
-
-def _without(values: tuple, position: int) -> tuple:
-    return values[:position] + values[position + 1 :]
-
-
-def task_table(run: RunRecord) -> Table:
-    """Multiple-choice tasks: one row per task, metric and state of the model."""
-    rows = [
-        (
-            t.get("task"),
-            t.get("metric"),
-            phase,
-            _percent(t.get("value"), t.get("stderr")),
-            t.get("n"),
-        )
-        for phase in run.phases
-        for t in run.figures[phase].get("tasks") or ()
-        if isinstance(t, Mapping)
-    ]
-    rows.sort(key=lambda row: (str(row[0]), str(row[1])))
-    return Table(("Task", "Metric", "Model", "Value (%)", "Questions"), rows, "Zero-shot tasks.")
-
-
-def _percent(value, stderr) -> str:
-    scale = 100.0
-    return tables.plus_minus(
-        None if value is None else scale * value, None if stderr is None else scale * stderr, 2
-    )
-
-
-def curve_table(curve: Mapping[str, Any]) -> Table:
-    """Perplexity by number of removed units, a column per criterion."""
-    series = [s for s in curve.get("series") or () if isinstance(s, Mapping)]
-    numbers = sorted({n for s in series for n in s.get("removed") or ()})
-    columns = [dict(zip(s.get("removed") or (), s.get("ppl") or (), strict=False)) for s in series]
-    rows = [(n, *(tables.ppl(column.get(n)) for column in columns)) for n in numbers]
-    protocol = protocol_text(curve.get("protocol") or {})
-    caption = f"PPL: {curve.get('data') or 'unknown data'}; {protocol}" if protocol else ""
-    return Table(("Removed", *(str(s.get("criterion")) for s in series)), rows, caption)
-
-
-def sizes_table(run: RunRecord) -> Table:
-    """Layers, parameters and bytes before and after."""
-    rows = []
-    for key, name in (("layers", "Layers"), ("parameters", "Parameters"), ("bytes", "Bytes")):
-        old, new = run.pair(key)
-        if old is None and new is None:
-            continue
-        exact = [tables.MISSING if v is None else f"{v:,}" for v in (old, new)]
-        rows.append((name, *exact, tables.change(new, old)))
-    return Table(("", "Before", "After", "Change"), rows)
-
-
-def stages_table(run: RunRecord) -> Table:
-    """The stages of the run and how long each took when it was computed.
-
-    The stage that writes this page is left out, and so is the difference between done and cached:
-    the page then stays the same, byte for byte, when it is rebuilt after the run.
-    """
-    stages = [s for s in run.stages if s.get("name") != "report" and s.get("status") != "running"]
-    rows = [
-        (str(s.get("name")), tables.duration(s.get("seconds")), str(s.get("status")))
-        for s in stages
-    ]
-    if all(status in ("done", "cached") for _, _, status in rows):
-        return Table(("Stage", "Time"), [row[:2] for row in rows])
-    return Table(("Stage", "Time", "Status"), rows)
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """Settings in words, those that are text or numbers; hashes are left out."""
+    return ", ".join(
+        f"{key} {tables.cell_text(value)}" for key, value in settings.items()
+        if isinstance(value, str | int | float) and value != "" and "sha256" not in key
+    )  # fmt: skip

@@ -101,6 +101,16 @@ def _scaled(x: int | float, units: Sequence[str], gap: str) -> str:
     raise AssertionError("unreachable: the last unit always returns")
 
 
+def percent(share: Number, decimals: int = 2) -> str:
+    """A share in percent with so many decimals (69.98%)."""
+    return MISSING if share is None else f"{100 * share:.{decimals}f}%"
+
+
+def rate(share: Number) -> str:
+    """A share that was asked for in percent, without further digits (70%, 62.5%)."""
+    return MISSING if share is None else f"{100 * share:.6g}%"
+
+
 def count(n: Number) -> str:
     """A number of parameters or tokens, three significant digits (16.2M, 6.74B)."""
     return MISSING if n is None else _scaled(n, ("", "K", "M", "B", "T"), "")
@@ -233,3 +243,19 @@ def render(columns: Sequence[str], rows: Iterable[Sequence[Cell]], format: str =
     if format not in FORMATS:
         raise unknown("table format", format, FORMATS)
     return FORMATS[format](list(columns), [list(row) for row in rows])
+
+
+def with_caption(table: Table, format: str = "text") -> str:
+    """The table in one of FORMATS with its caption below it; CSV has none.
+
+    Raises:
+      InputError: for an unknown format.
+    """
+    body = render(table.columns, table.rows, format)
+    if format == "csv" or not table.caption:
+        return body
+    if format == "tex":
+        return "\n".join([body, *(f"% {line}" for line in table.caption.splitlines())])
+    if format == "md":
+        return f"{body}\n\n{escape_markdown(table.caption)}"
+    return f"{body}\n{table.caption}"

@@ -129,3 +129,11 @@ def test_absent_parts_of_a_protocol_are_not_mentioned():
 def test_a_cell_cannot_break_its_table(llama):
     figures = [{"perplexity": [{"data": "a|b\nc", "ppl": 1.0}]}]
     assert r"| a\|b c | 1 |" in model_card("small", llama, figures=figures)
+
+
+def test_says_how_sparse_it_is_and_what_that_saves(llama):
+    recipe = {"steps": [{"op": "sparse_weights", "args": {"blocks": ["ab" * 32] * 3}}]}
+    card = model_card("small", llama, recipe=recipe, sparsity=["70% are zero.", "They stay."])
+    assert "1. sets the pruned weights of 3 blocks to zero\n" in card and "abab" not in card
+    assert "\n\n## Sparsity\n\n70% are zero.\n\nThey stay.\n\n" in card
+    assert "## Sparsity" not in model_card("small", llama)

@@ -3,6 +3,8 @@ import json
 import pytest
 
 from jprune.cli.main import main
+from tests.report import sparse_runs
+from tests.report.conftest import write_files
 
 RUN = {
     "figures": {
@@ -59,7 +61,7 @@ def test_prints_other_formats(workdir, capsys):
         (["a", "b"], "no workdir at a"),
         ([".", "--reference=x"], "--reference is for a comparison: give several workdirs"),
         ([".", "--per_run"], "--per_run is for a comparison: give several workdirs"),
-        (["a", "b", "--table=curve"], "--table=curve shows one run: give one workdir"),
+        (["a", "b", "--table=curve", "--reference=a"], "--reference is for the table of runs, not"),
         (["a", "b", "--out=."], "--out=. is a folder"),
         (["nowhere"], "no workdir at nowhere"),
         (["."], "has no run.json"),
@@ -155,3 +157,57 @@ def test_keeps_files_that_are_no_tables(two, refused, tmp_path):
     message = refused("report", *two, f"--out={tmp_path / 'notes.md'}")
     assert "exists and is no table of jprune" in message
     assert (tmp_path / "notes.md").read_text() == "# mine"
+
+
+@pytest.fixture
+def sparse(tmp_path):
+    """Workdirs S and T of sparse runs that differ in their seed."""
+    names = [str(tmp_path / "S"), str(tmp_path / "T")]
+    for seed, name in enumerate(names):
+        curve = sparse_runs.curve()
+        curve["series"][0]["ppl"][0] += 2.0 * seed
+        files = sparse_runs.sparse_files(sparsity_curve=curve, after=180.0 + seed, seed=seed)
+        write_files(tmp_path / name, files)
+    return names
+
+
+def test_a_sparse_run_in_one_row(sparse, jprune, tmp_path):
+    status, out, _ = jprune("report", sparse[0], f"--out={tmp_path / 'o.json'}")
+    assert status == 0
+    assert out.splitlines()[2].split() == [
+        *("S", "wanda", "dlp", "unstructured", "70%", "69.96%", "16.2M", "100.0%"),
+        *("65.17", "180.0"),
+    ]
+    written = json.loads((tmp_path / "o.json").read_text())
+    assert written["sparsity"]["achieved"] == 0.69962 and written["removed"] == []
+
+
+def test_the_curve_of_a_sparse_run(sparse, jprune):
+    _, out, _ = jprune("report", sparse[0], "--table=curve")
+    lines = out.splitlines()
+    assert lines[0].split() == ["Sparsity", "uniform", "dlp"]
+    assert lines[2].split() == ["0%", "55.25", "55.25"]
+    assert lines[5].split() == ["70%", "901.5", "410.8"]
+
+
+def test_curves_of_several_sparse_runs(sparse, jprune, tmp_path):
+    status, out, _ = jprune("report", *sparse, "--table=curve", f"--out={tmp_path / 'o.json'}")
+    assert status == 0
+    assert out.splitlines()[3].split() == ["50%", "71.50", "±", "1.41", "68.25", "±", "0.00"]
+    written = json.loads((tmp_path / "o.json").read_text())
+    assert written["points"][0]["ppl"] == 71.5 and len(written["points"]) == 6
+    assert written["protocol"]["wiki.test.raw"]["num_windows"] == 64
+    for ending in ("md", "csv", "tex", "txt"):
+        file = tmp_path / f"curve.{ending}"
+        for _ in range(2):  # safe to repeat
+            status, out, _ = jprune("report", *sparse, "--table=curve", f"--out={file}")
+            assert status == 0 and file.read_text() == out
+
+
+def test_curves_of_depth_runs_are_shown_alone(two, refused):
+    message = refused("report", *two, "--table=curve")
+    assert "W is a depth run; give one workdir for the curve of that" in message
+
+
+def test_a_run_without_a_curve(workdir, refused):
+    assert "has no curve; see its key curve_windows" in refused("report", workdir, "--table=curve")

@@ -6,7 +6,10 @@ import sys
 
 import pytest
 
+from jprune.cli.run import print_result
 from jprune.core.files import read_json
+from tests.report import sparse_runs
+from tests.report.conftest import write_files
 
 STAGES = (
     "model", "calibration", "score", "baselines", "recipe", "evaluate-before", "evaluate-after",
@@ -50,6 +53,16 @@ def test_run_prints_what_came_out(jprune, arguments, tmp_path, text):
     status, again, err = jprune("run", *arguments)
     assert (status, again) == (0, out)
     assert err.count(": cached") == len(STAGES)
+
+
+def test_what_came_out_of_a_sparse_run(tmp_path, capsys):
+    write_files(tmp_path / "W", sparse_runs.sparse_files())
+    print_result(str(tmp_path / "W"))
+    out = capsys.readouterr().out
+    assert out.startswith(
+        "sparsity 70% by wanda, dlp allocation, unstructured; achieved 69.96%\n\n"
+    )
+    assert "removed" not in out and "180.5" in out
 
 
 def test_dry_run_writes_nothing(jprune, arguments, tmp_path):
