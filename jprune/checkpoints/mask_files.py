@@ -45,7 +45,7 @@ def store(folder: PathLike, masks: Masks, kernels: Kernels | None = None) -> str
     data = encode(masks, kernels)
     digest = hashlib.sha256(data).hexdigest()
     file = stored(folder, digest)
-    if is_writer() and not file.exists():
+    if is_writer():  # also where a file is, which may be damaged
         write_bytes(file, data)
     return digest
 

@@ -8,6 +8,7 @@ import pytest
 
 from jprune.allocate import allocate
 from jprune.checkpoints import load, load_checkpoint
+from jprune.cli.main import main
 from jprune.core.files import read_json
 from jprune.llama import to_params
 from jprune.llama.masks import count
@@ -20,7 +21,6 @@ STAGES = [
     "evaluate-after", "curve-dense", "curve-dlp", "curve-uniform", "export", "checkpoint",
     "report",
 ]  # fmt: skip
-
 
 
 def expected(model, workdir, criterion="wanda", allocation="dlp", sparsity=0.5):
@@ -96,10 +96,9 @@ def test_the_curve(sparse_run, model, text):
             assert abs(one["achieved"][at] - target) < 0.03
 
 
-def test_apply_rebuilds_it(sparse_run, jprune, tmp_path):
+def test_apply_rebuilds_it(sparse_run, tmp_path):
     workdir, _ = sparse_run
-    code, _, err = jprune("apply", f"--recipe={workdir / 'recipe.json'}", f"--out={tmp_path / 'M'}")
-    assert code == 0, err
+    assert main(["apply", f"--recipe={workdir / 'recipe.json'}", f"--out={tmp_path / 'M'}"]) == 0
     same(load(tmp_path / "M"), load(workdir / "model"))
 
 

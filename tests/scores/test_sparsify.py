@@ -1,5 +1,7 @@
 """Pruning a whole model, against the same steps taken one by one."""
 
+import sys
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -212,3 +214,41 @@ def test_activations_that_are_not_numbers(criterion):
     broken = LLAMA.replace(embed=LLAMA.embed.at[int(IDS[0, 3])].set(jnp.nan))
     with pytest.raises(InputError, match=r"(block 0|layers\.0).* not finite on the calibration"):
         sparsify(broken, criterion, IDS, density=0.5)
+
+
+@pytest.mark.parametrize("criterion", ["magnitude", "wanda", "sparsegpt"])
+def test_patterns_of_their_own(criterion):
+    result = sparsify(LLAMA, criterion, IDS, density=1.0, pattern=["1:4", "3:4", "2:4"])
+    for index, keep in enumerate((1, 3, 2)):
+        for name, kernel in linear_kernels(result.llama.blocks[index]).items():
+            kept = unpack(result.masks[f"layers.{index}.{name}.kernel"])
+            assert (kept.reshape(-1, 4, kept.shape[1]).sum(1) == keep).all()
+            assert not np.asarray(kernel)[~kept].any()
+
+
+def weighed(kernel, s):
+    return jnp.abs(kernel) * s[:, None]
+
+
+def test_a_criterion_of_the_users_own():
+    name = f"{__name__}:weighed"
+    sys.modules.setdefault(__name__, sys.modules[weighed.__module__])
+    result = sparsify(LLAMA, name, IDS, density=0.5)
+    stats = {}
+    stream(LLAMA, IDS, lambda index, block, inputs: stats.setdefault(index, inputs) and block)
+    s = np.asarray(stats[0].squares["attn_in"])
+    kernel = np.asarray(LLAMA.blocks[0].attn.q.kernel)
+    order = np.argsort(np.abs(kernel) * s[:, None], axis=0, kind="stable")
+    expected = np.ones(kernel.shape, bool)
+    np.put_along_axis(expected, order[: len(kernel) // 2], False, axis=0)
+    found = unpack(result.masks["layers.0.self_attn.q_proj.kernel"])
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_what_patterns_and_criteria_cannot_be():
+    with pytest.raises(InputError, match="2 patterns for a model of 3 blocks"):
+        sparsify(LLAMA, "magnitude", density=0.5, pattern=["2:4", "2:4"])
+    with pytest.raises(InputError, match="all N:M or all 'unstructured'"):
+        sparsify(LLAMA, "magnitude", density=0.5, pattern=["2:4", "unstructured", "2:4"])
+    with pytest.raises(InputError, match="cannot import the criterion 'nowhere:f'"):
+        sparsify(LLAMA, "nowhere:f", IDS, density=0.5)

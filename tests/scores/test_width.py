@@ -212,3 +212,28 @@ def test_masks_on_a_narrowed_model(criterion):
     left = 9 * 32 if criterion == "wanda" else 272
     assert count(mask) == np.count_nonzero(sparse.llama.blocks[1].mlp.down.kernel) == left
     assert np.isfinite(np.asarray(jax.jit(forward)(sparse.llama, IDS))).all()
+
+
+@pytest.mark.parametrize("statistics", ["pruned", "dense"])
+@pytest.mark.parametrize("on_host", [False, True])
+def test_a_pass_that_was_stopped_goes_on(statistics, on_host):
+    llama = jax.tree.map(np.asarray, LLAMA) if on_host else LLAMA
+    whole, found = choose_widths(LLAMA, IDS, density=0.5, statistics=statistics), []
+
+    def after(index, heads, neurons):
+        found.append((heads, neurons))
+        if len(found) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        choose_widths(llama, IDS, density=0.5, statistics=statistics, after=after)
+    seen = []
+    again = choose_widths(
+        llama,
+        IDS,
+        density=0.5,
+        statistics=statistics,
+        done=found,
+        after=lambda index, heads, neurons: seen.append(index),
+    )
+    assert again == whole and seen == [2]

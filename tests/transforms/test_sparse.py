@@ -1,6 +1,7 @@
 """Masks as transforms, alone and with others, and in recipes."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -95,3 +96,16 @@ def test_what_does_not_fit(tmp_path, wanda):
         step(LLAMA)
     with pytest.raises(InputError, match="are not in"):
         sparse_weights(["0" * 64] * 3, arrays=str(tmp_path))(LLAMA)
+
+
+@pytest.mark.parametrize("criterion", ["wanda", "sparsegpt"])
+def test_arrays_stay_on_the_host(tmp_path, criterion):
+    result = sparsify(LLAMA, criterion, IDS, density=0.5)
+    digests = stored(tmp_path, result, criterion == "sparsegpt")
+    host = jax.tree.map(np.asarray, LLAMA)
+    pruned = sparse_weights(digests, arrays=str(tmp_path))(host)
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(pruned))
+    same(pruned, result.llama)
+    halves = jax.tree.map(lambda x: x.astype(jnp.bfloat16), LLAMA)
+    rounded = sparse_weights(digests, arrays=str(tmp_path))(halves)
+    same(rounded, jax.tree.map(lambda x: x.astype(jnp.bfloat16), result.llama))
