@@ -52,7 +52,8 @@ def add_legend(axes: "Axes", handles=None, **where) -> None:
     options = {"handles": handles, "frameon": False, "fontsize": 9, "labelcolor": INK}
     if where:
         axes.legend(**options, **where)
-    elif len(handles) > 3:  # too wide to stand beside the title
+    elif len(handles) > 3 or len("".join(str(h.get_label()) for h in handles)) > 48:
+        # Too wide to stand beside the title.
         columns = 5 if len(handles) <= 5 else 3
         axes.figure.legend(**options, loc="outside lower center", ncols=columns)
     else:

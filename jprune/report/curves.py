@@ -71,6 +71,12 @@ def curve_figure(
     return figure
 
 
+def _short(name: str, longest: int = 32) -> str:
+    """A name for a legend: a file without its folders, the end of what is still too long."""
+    name = name.rpartition("/")[2]
+    return name if len(name) <= longest else f"…{name[1 - longest :]}"
+
+
 def sparsity_curve_figure(
     curve: SparsityCurve, chosen: str | None = None, target: float | None = None
 ) -> "Figure":
@@ -90,7 +96,7 @@ def sparsity_curve_figure(
         y = numbers(one.ppl)
         everything += y
         (line,) = axes.plot(
-            x, y, label=plain(name), marker="s" if name == "uniform" else "o",
+            x, y, label=plain(_short(name)), marker="s" if name == "uniform" else "o",
             color=BASELINE_COLOURS["last"] if name == "uniform" else next(colours),
             linestyle="--" if name == "uniform" else "-", markersize=5 if own else 4,
             linewidth=2.4 if own else 1.5, zorder=4 if own else 3,

@@ -27,7 +27,7 @@ def density_figure(sparsity: Sparsity) -> "Figure":
     bar.set_label("allocated")
     (marks,) = axes.plot(
         x, [1 - block.sparsity for block in sparsity.blocks], linestyle="none", marker="D",
-        markersize=4.5, color=INK, label="achieved", zorder=4,
+        markersize=4.5 if len(x) <= 48 else 3, color=INK, label="achieved", zorder=4,
     )  # fmt: skip
     marks.set_gid("density-achieved")
     mean = 1 - sparsity.target

@@ -84,7 +84,9 @@ def test_further_settings_are_shown_where_they_differ(folders):
     assert [row["Settings"] for row in found] == [
         'dlp_options {"alpha": 0.1}', 'dlp_options {"alpha": 0.2}',
     ]  # fmt: skip
-    same = rows(compare(folders(one, sparse(allocation="owl", dlp_options={"alpha": 0.1}))))
+    other = sparse(allocation="owl", dlp_options={"alpha": 0.1})
+    other["config.json"]["config"] |= {"mesh": "data:2", "curve_windows": 9}
+    same = rows(compare(folders(one, other)))
     assert "Settings" not in same[0]
 
 

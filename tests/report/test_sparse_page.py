@@ -108,6 +108,8 @@ def test_the_curve_has_its_table_with_the_unpruned_model_first(make):
         ["70%", "901.5", "410.8"],
     ]
     assert "PPL with wanda, unstructured: wiki.test.raw; 64 windows of 128 tokens" in page.text
+    assert "wanda, unstructured. wiki.test.raw. 64 windows of 128 tokens, joined" in page.text
+    assert page.text.count("Perplexity against sparsity") == 1  # the heading, not in the figure too
     assert "0%: the unpruned model. Achieved: within 0.03 points of these" in page.text
 
 

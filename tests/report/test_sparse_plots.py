@@ -75,3 +75,13 @@ def test_many_targets_are_not_all_numbered():
     one = {"allocation": "dlp", "sparsity": targets, "ppl": [70.0] * 12}
     figure = plots.sparsity_curve_figure(parse_sparsity_curve(sparse_runs.curve(series=[one])))
     assert len(figure.axes[0].get_xticks()) < 12
+
+
+def test_long_names_do_not_widen_the_legend():
+    def one(name):
+        return {"allocation": name, "sparsity": [0.5], "ppl": [70.0]}
+
+    names = ["runs/a/mine.json", "a_package.of_mine.with_modules:and_functions"]
+    curve = parse_sparsity_curve(sparse_runs.curve(series=[one(name) for name in names]))
+    texts = [t.get_text() for t in plots.sparsity_curve_figure(curve).legends[0].get_texts()]
+    assert texts[:2] == ["mine.json", "…mine.with_modules:and_functions"]
