@@ -15,7 +15,7 @@ SCRIPTS := $(wildcard tpu/*.sh) .ci/run
 
 help:
 	@echo "make demo   prunes the bundled model: a table, a report page, a model for transformers"
-	@echo "make tables prints the tables of the README, from the demo's run"
+	@echo "make tables prints the tables of the README, from runs on the bundled model (20 minutes)"
 	@echo "make test   runs the tests"
 	@echo "make lint   checks style, format, types and shell scripts"
 	@echo "make clean  removes $(VENV) and what the demo wrote"
@@ -28,6 +28,13 @@ tables: $(VENV)/.installed
 	@$(BIN)/jprune report jprune-demo --format=md
 	@echo
 	@$(BIN)/jprune report jprune-demo --format=md --table=curve
+	@for criterion in magnitude wanda sparsegpt; do \
+		for seed in 0 1 2; do \
+			$(BIN)/jprune run --config=demo_sparse:$$criterion --config.seed=$$seed \
+				--workdir=jprune-demo-sparse/$$criterion-$$seed >/dev/null || exit; \
+		done; \
+		echo && $(BIN)/jprune report jprune-demo-sparse/$$criterion-* --format=md --table=curve; \
+	done
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n $(JOBS) -m "not parity" $(TEST_ARGS)
@@ -40,7 +47,7 @@ lint: $(VENV)/.installed-test
 	$(BIN)/shellcheck --external-sources $(SCRIPTS)
 
 clean:
-	rm -rf $(VENV) jprune-demo
+	rm -rf $(VENV) jprune-demo jprune-demo-sparse
 
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
 	$(PIP) --editable .

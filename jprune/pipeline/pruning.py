@@ -147,8 +147,9 @@ class PruningRun:
         save(self.root / CHECKPOINT, llama, self.source.tokenizer(), read_json(self.root / RECIPE))
 
     def _report(self, values: Mapping[str, Any]) -> None:
-        from jprune.report import write_report
+        from jprune.report import parse_sparsity, sparsity_notes, write_report
 
+        sparsity = parse_sparsity(self.summary(values)["sparsity"])
         pruned = jax.eval_shape(self._transform(values), self.source.abstract())
         card = model_card(
             str(self.root / "model"),
@@ -159,6 +160,7 @@ class PruningRun:
                 for when in ("before", "after")
             ],
             notes=zeroed_sublayers([b for b in layers_of(pruned) if b.attn or b.mlp]),
+            sparsity=sparsity_notes(sparsity),
         )
         write_text(self.root / "model" / "README.md", card)
         (self.root / "plots").mkdir(parents=True, exist_ok=True)
