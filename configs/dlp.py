@@ -1,6 +1,39 @@
-r"""Layerwise sparsity: masks, or widths, at rates that differ per block (DLP, arXiv 2505.23807).
+"""Layerwise sparsity: masks, or widths, at rates that differ per block (DLP, arXiv 2505.23807).
 
-jprune run --config=dlp:wanda_dlp --config.model=FOLDER --workdir=W
+    jprune run --config=dlp:wanda_dlp --config.model=FOLDER --workdir=W
+
+The variant after the colon is criterion_allocation: wanda (the default), sparsegpt, magnitude or
+width, and dlp (the default), owl, linear_depth or uniform. The criterion width removes whole heads
+and neurons instead of single weights.
+
+The defaults are the paper's: 70% of the weights go, 128 windows of 2048 tokens of C4 (or as long as
+the model reads) calibrate, the test split of WikiText-2 is evaluated in windows of that length. The
+curve compares all four allocations at 50, 60, 70 and 80%: sixteen more pruning passes, which
+`--config.compare=` leaves out. Without access to the hub, name files:
+`--config.calibration=c4.jsonl.gz --config.eval=wiki.test.raw`.
+
+Measured with llama-16m, a model of 20 blocks that is not distributed, in float32 on one H100, with
+`--config.calibration=c4.jsonl.gz --config.eval=wiki.test.raw --config.curve_windows=2000` and
+`--config.seed=0`, 1 and 2 (128 windows of 512 tokens of C4; WikiText-2 test, 763 windows of 512;
+perplexity of the whole model: 64.42). Mean and standard deviation over the three seeds:
+
+    criterion  sparsity  dlp           owl          linear_depth  uniform
+    magnitude  50%       119.0 ± 0.1   144.3 ± 0.3  115.7         146.7
+    magnitude  60%       216.0 ± 0.1   317.4 ± 1.6  203.3         355.8
+    magnitude  70%       567.1 ± 1.2   1034 ± 13    506.0         1786
+    magnitude  80%       1342 ± 4      5424 ± 97    1143          9807
+    wanda      50%       112.5 ± 0.7   127.2 ± 0.7  110.5 ± 0.0   137.4 ± 0.6
+    wanda      60%       200.8 ± 0.8   272.3 ± 3.1  195.5 ± 2.0   322.1 ± 0.9
+    wanda      70%       452.0 ± 15.6  910.6 ± 28   436.0 ± 2.4   1523 ± 50
+    wanda      80%       1408 ± 109    6129 ± 390   1457 ± 105    13380 ± 1498
+    sparsegpt  50%       93.1 ± 0.8    106.7 ± 0.8  91.9 ± 0.6    112.5 ± 1.2
+    sparsegpt  60%       137.1 ± 0.5   187.5 ± 1.3  131.4 ± 2.4   212.2 ± 1.9
+    sparsegpt  70%       241.2 ± 4.4   433.8 ± 18   230.8 ± 6.7   703.8 ± 34
+    sparsegpt  80%       603.5 ± 7.3   1524 ± 230   631.3 ± 46    3735 ± 214
+
+On this model DLP beats OWL and uniform rates everywhere. The line over the depth is a little better
+still, but for 80% with Wanda and SparseGPT, where they are within each other's spread. On the
+bundled model it is not so: see demo_sparse.
 """
 
 from ml_collections import ConfigDict, config_dict
