@@ -13,9 +13,10 @@ from jprune.evaluate import candidates, perplexity
 from jprune.evaluate.batches import map_batches, window_batch_size
 from jprune.llama import count_bytes, forward, stack, unstack
 from jprune.llama.blockwise import advance, ends, nll_sums, start
+from jprune.llama.masks import unpack
 from jprune.llama.model import anonymous
 from jprune.llama.names import named_params
-from jprune.scores import score
+from jprune.scores import score, sparsify
 from jprune.transforms import drop_blocks, drop_sublayers
 from tests.tiny import tiny, windows
 
@@ -180,3 +181,21 @@ def test_an_export_is_the_same_from_everywhere(folder, tmp_path):
         export_huggingface(tmp_path / "again", load(folder))
     again, first = (path / "model.safetensors" for path in (tmp_path / "again", folder))
     assert again.read_bytes() == first.read_bytes()
+
+
+@pytest.mark.parametrize("criterion", ["magnitude", "wanda", "sparsegpt"])
+def test_masks(folder, criterion):
+    """Neither the size of batches nor the number of devices decides what goes."""
+    ids = windows(12, 16, vocab=96)
+
+    def masks(batch_size=None):
+        found = sparsify(load(folder), criterion, ids, density=0.5, batch_size=batch_size).masks
+        return {name: unpack(mask) for name, mask in found.items()}
+
+    alone = masks(batch_size=12)
+    with meshes.use_mesh(MESH):
+        others = [masks(), masks(batch_size=4)]
+    total = sum(mask.size for mask in alone.values())
+    for other in (masks(batch_size=5), *others):
+        changed = sum(int((alone[name] != other[name]).sum()) for name in alone)
+        assert changed == 0 if criterion == "magnitude" else changed < 1e-3 * total

@@ -53,6 +53,13 @@ def both(tmp_path_factory):
         }
         keys = [f"--config.{key}={value}" for key, value in config.items()]
         run = ["run", "--config=shortened_llama:ppl", f"--workdir={out / 'run'}", *keys]
+        for key in ("remove", "curve_seeds"):
+            config.pop(key)
+        config |= {"compare": "", "num_windows": 10}
+        keys = [f"--config.{key}={value}" for key, value in config.items()]
+        keys += [option.replace("--mesh", "--config.mesh") for option in mesh]
+        workdir = f"--workdir={out / 'sparse'}"
+        sparse = ["run", "--config=dlp:sparsegpt_dlp", workdir, *keys]
         lines = [
             ["score", "--criterion=taylor", f"--out={out / 'taylor.json'}", data, *common],
             ["eval", f"--out={out / 'eval.json'}", data, *common],
@@ -60,6 +67,7 @@ def both(tmp_path_factory):
             ["prune", "--blocks=0", f"--out={root / 'notes'}", *common],
             run,
             run,
+            sparse,
         ]
         return [" ".join(map(str, line)) for line in lines]
 
@@ -76,7 +84,7 @@ def files(folder):
 
 def test_all_processes_end_alike(both):
     root, results = both
-    expected = [0, 0, 0, 2, 0, 0]
+    expected = [0, 0, 0, 2, 0, 0, 0]
     assert statuses(results["one"][0][0]) == expected, results["one"][0][1]
     for out, err in results["two"]:
         assert statuses(out) == expected, err
@@ -195,3 +203,15 @@ def test_no_room_on_one_process_is_an_error_on_all(both, tmp_path):
         # Both know at once: neither has to be ended by the other.
         assert statuses(out) == [2, 2] and "ended with process" not in err, err
         assert "no room for model" in err and "no room for orbax" in err
+
+
+def test_one_set_of_masks(both):
+    root, _ = both
+    one, two = (json.loads((root / n / "sparse" / "run.json").read_text()) for n in ("one", "two"))
+    assert two["sparsity"]["zeros"] == one["sparsity"]["zeros"]
+    found, expected = (run["figures"]["after"]["perplexity"][0]["ppl"] for run in (two, one))
+    assert found == pytest.approx(expected, rel=1e-4)
+    recipe = json.loads((root / "two" / "sparse" / "recipe.json").read_text())
+    digests = recipe["steps"][0]["args"]["blocks"]
+    files = {path.stem for path in (root / "two" / "sparse" / "arrays").glob("*.safetensors")}
+    assert files == set(digests)

@@ -176,3 +176,13 @@ def test_a_model_on_the_host_gives_the_same(sparse_run, tmp_path, sparse_config)
     again = run_config(sparse_config(offload="all"), tmp_path)
     assert again["figures"] == record["figures"]
     same(load(tmp_path / "model"), load(workdir / "model"))
+
+
+def test_on_a_mesh(tmp_path, sparse_config):
+    values = sparse_config(criterion="sparsegpt", compare=())
+    one = run_config(values, tmp_path / "one")
+    many = run_config(values | {"mesh": "data:2,fsdp:2,tensor:2"}, tmp_path / "many")
+    assert many["sparsity"]["zeros"] == one["sparsity"]["zeros"]
+    for when in ("before", "after"):
+        (a,), (b,) = (run["figures"][when]["perplexity"] for run in (one, many))
+        assert a["ppl"] == pytest.approx(b["ppl"], rel=1e-4)
