@@ -6,8 +6,9 @@ The variant after the colon is the criterion: wanda (the default), sparsegpt, ma
 Calibration windows come from the files that the model was trained on, perplexities from those held
 out, of whatever Python runs this.
 
-With the standard library of Python 3.11, in float32 on a CPU, `--config.seed=0`, 1 and 2: perplexity
-of the whole model 19.52 (64 windows of 256 tokens); mean and standard deviation over the seeds:
+With the standard library of Python 3.11, in float32 on a CPU, `--config.seed=0`, 1 and 2:
+perplexity of the whole model 19.52 (64 windows of 256 tokens); mean and standard deviation over the
+seeds:
 
     criterion  sparsity  dlp           owl           linear_depth  uniform
     magnitude  50%       24.49 ± 0.02  22.12 ± 0.04  22.48         20.97

@@ -9,6 +9,7 @@ from jprune.core.errors import InputError
 from jprune.core.files import read_json
 from jprune.pipeline.depth_config import depth_config
 from jprune.pipeline.job import JOBS, plain, run_config
+from jprune.pipeline.sparse_config import sparse_config
 from tests.cli.conftest import model, text  # noqa: F401  (fixtures)
 
 VARIANTS = ("ppl", "taylor", "magnitude", "influence", "angular", "greedy")
@@ -27,8 +28,8 @@ def test_keys_are_those_of_the_job(name):
     values = plain(configs.load_config(name))
     job = values.pop("job")
     assert job in JOBS
-    if job == "depth":
-        depth_config(values)
+    if job in ("depth", "sparse"):
+        {"depth": depth_config, "sparse": sparse_config}[job](values)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -57,6 +58,37 @@ def test_every_variant_of_shortened_llama_runs(tmp_path, model, text, variant): 
     scores = read_json(tmp_path / "scores" / f"{criterion}.json")
     assert scores["criterion"] == criterion
     assert record["figures"]["curve"]["series"][0]["criterion"] == criterion
+
+
+@pytest.mark.parametrize("variant", configs.variants("dlp"))
+def test_every_variant_of_dlp(variant):
+    criterion, allocation = variant.split("_", 1)
+    values = plain(configs.load_config(f"dlp:{variant}"))
+    values.pop("job")
+    config = sparse_config(values)
+    assert (config.criterion, config.allocation) == (criterion, allocation)
+    assert set(config.allocations) == {"dlp", "owl", "linear_depth", "uniform"}
+    assert config.target == (0.2 if criterion == "width" else 0.7)
+    assert config.target in config.curve_targets
+
+
+@pytest.mark.parametrize("variant", ["sparsegpt_owl", "width_dlp"])
+def test_variants_of_dlp_run(tmp_path, model, text, variant):  # noqa: F811
+    overrides = {
+        "model": str(model),
+        "calibration": str(text),
+        "eval": str(text),
+        "sample": "stream",
+        "num_windows": "2",
+        "eval_windows": "2",
+        "curve_windows": "1",
+        "curve_sparsities": "0.25",
+        "compare": "uniform",
+    }
+    record = run_config(configs.load_config(f"dlp:{variant}", overrides), tmp_path)
+    assert record["sparsity"]["criterion"] == variant.split("_")[0]
+    names = [one["allocation"] for one in record["figures"]["sparsity_curve"]["series"]]
+    assert names == [variant.split("_")[1], "uniform"]
 
 
 def test_the_plus_rule_is_on_for_taylor_and_magnitude():
