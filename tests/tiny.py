@@ -3,9 +3,10 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jprune.llama import Llama, LlamaConfig, Rope, init
+from jprune.llama import Llama, LlamaConfig, Origin, Rope, init
 
 CONFIG = LlamaConfig(
     vocab_size=97,
@@ -90,3 +91,21 @@ def without(llama: Llama, gates: np.ndarray) -> Llama:
         if attn or mlp:
             blocks.append(block)
     return llama.replace(blocks=tuple(blocks))
+
+
+def finetunes(llama: Llama, *names: str, spread: float = 0.05) -> list[Llama]:
+    """Models of the shape of `llama` that differ from it, and each other, by random numbers."""
+    models = []
+    for seed, name in enumerate(names):
+        keys = iter(jax.random.split(jax.random.key(100 + seed), 1000))
+
+        def change(leaf, keys=keys):
+            noise = spread * jax.random.normal(next(keys), leaf.shape, jnp.float32)
+            return (leaf.astype(jnp.float32) + noise).astype(leaf.dtype)
+
+        model = jax.tree.map(change, llama)
+        blocks = tuple(
+            block.replace(origin=Origin(name, index)) for index, block in enumerate(model.blocks)
+        )
+        models.append(model.replace(blocks=blocks))
+    return models

@@ -1,11 +1,8 @@
 """Llama pytrees as Hugging Face checkpoints that stock transformers loads."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
-import jax
 import numpy as np
 
 from jprune.checkpoints import hf_names
@@ -27,9 +24,10 @@ from jprune.core.files import PathLike, as_path, jsonable, new_dir, write_json, 
 from jprune.core.processes import to_host
 from jprune.core.progress import log
 from jprune.llama.config import LlamaConfig
-from jprune.llama.kernels import ArrayLike, fold_kernels, kernel_shape
-from jprune.llama.model import Block, Llama, Run
+from jprune.llama.kernels import fold_kernels, kernel_shape
+from jprune.llama.model import Block, Llama
 from jprune.llama.params import ParamSpec, block_spec
+from jprune.llama.stack import cut_out, layers_of
 
 
 def export_huggingface(
@@ -124,7 +122,7 @@ def plan_tensors(
     Args:
       llama: gives the parameters outside the blocks.
       config: the widths, see `uniform_config`; narrower blocks are padded with zeros.
-      blocks: the blocks to write, numbered from 0; leaves may be `_Layer`.
+      blocks: the blocks to write, numbered from 0; leaves may be `LayerSlice`.
       dtype: of the written tensors.
     """
     spec = params_by_name(block_spec(config, len(blocks)))
@@ -141,36 +139,6 @@ def plan_tensors(
     if llama.lm_head is not None:
         plan.append(_planned("lm_head.kernel", llama.lm_head.kernel, dtype))
     return plan
-
-
-def layers_of(llama: Llama) -> list[Block]:
-    """The blocks one by one; those of a run have `LayerSlice` leaves, so nothing is copied yet."""
-    blocks: list[Block] = []
-    for part in llama.blocks:
-        if not isinstance(part, Run):
-            blocks.append(part)
-            continue
-        for index, origin in enumerate(part.origins):
-            cut = partial(LayerSlice, index=index)
-            blocks.append(jax.tree.map(cut, part.block).replace(origin=origin))
-    return blocks
-
-
-@dataclasses.dataclass(frozen=True)
-class LayerSlice:
-    """One layer of a stacked array, cut out when it is needed."""
-
-    array: ArrayLike
-    index: int
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of the layer."""
-        return self.array.shape[1:]
-
-    def read(self) -> ArrayLike:
-        """The layer's array."""
-        return self.array[self.index]
 
 
 def zeroed_sublayers(blocks: Sequence[Block]) -> list[str]:
@@ -199,8 +167,7 @@ def _planned(
     padding = [(0, n - have) for n, have in zip(wide, own, strict=True)]
 
     def read() -> np.ndarray:
-        values = jax.tree.map(lambda x: x.read() if isinstance(x, LayerSlice) else x, leaf)
-        array = to_host(fold_kernels(values))
+        array = to_host(fold_kernels(cut_out(leaf)))
         array = np.pad(array, padding) if wide != own else array
         return hf_names.convert(array, dtype, transpose=hf_names.is_transposed(name))
 

@@ -104,13 +104,20 @@ def _load_model(
     folder: epath.Path, name: str, dtype: Any, shardings: Any
 ) -> tuple[Llama, dict[str, Any] | None]:
     """A model that is no adapter, and its recipe."""
+    recipe = find_recipe(folder)
     if form_of(folder) == "orbax":
-        llama = restore_orbax(folder, dtype, shardings=shardings)
-        return llama, read_manifest(folder).get("recipe")
-    llama = import_huggingface(folder, dtype, shardings=shardings, source=name)
+        return restore_orbax(folder, dtype, shardings=shardings), recipe
+    return import_huggingface(folder, dtype, shardings=shardings, source=name), recipe
+
+
+def find_recipe(folder: epath.Path) -> dict[str, Any] | None:
+    """The recipe in the folder of a model; None if there is none, and for adapters."""
+    form = form_of(folder)
+    if form == "orbax":
+        return read_manifest(folder).get("recipe")
     file = folder / "recipe.json"
-    recipe = read_json(file) if file.exists() else None
-    return llama, None if recipe == EMPTY_RECIPE else recipe
+    recipe = read_json(file) if form != "peft" and file.exists() else None
+    return None if recipe == EMPTY_RECIPE else recipe
 
 
 def _load_adapted(

@@ -79,9 +79,29 @@ def describe_step(step: Mapping[str, Any]) -> str:
         ]
         if parts:
             return f"keeps {' and '.join(parts)} of narrowed blocks"
+    if op == "merge" and args.get("models"):
+        return f"merges {_models(args['models'])} by {_method(args)}"
+    if op == "stitch" and args.get("plan"):
+        layers = args["plan"]["layers"] if "layers" in args["plan"] else args["plan"]
+        number = f"{len(layers)} layer{'s' * (len(layers) != 1)}"
+        return f"stitches {number} together from the model and its variants"
     if op == "sparse_weights" and args.get("blocks"):
         return f"sets the pruned weights of {len(args['blocks'])} blocks to zero"
     return f"{op} {json.dumps(args)}" if args else str(op)
+
+
+def _models(indices: Sequence[int]) -> str:
+    """What is merged, by the numbers of the sources."""
+    others = ranges(index for index in indices if index)
+    named = f"source{'s' * (len(set(indices) - {0}) != 1)} {others}"
+    return f"it with {named}" if 0 in indices else f"{named} on it as the base"
+
+
+def _method(args: Mapping[str, Any]) -> str:
+    """A method with its options."""
+    rest = {key: value for key, value in args.items() if key not in ("models", "method")}
+    options = ", ".join(f"{key} {json.dumps(value)}" for key, value in rest.items())
+    return f"{args.get('method') or 'several methods'}{options and f' ({options})'}"
 
 
 def _span(kept: Iterable[Sequence[int] | None]) -> str:
@@ -142,7 +162,8 @@ def _summary(llama: Llama, sources: Sequence[str]) -> str:
     text = f"Made from {base} with jprune: {size}."
     origins = [origin for origin in llama.origins if origin is not None]
     if len({origin.source for origin in origins}) == 1 and len(origins) == llama.num_layers:
-        text += f" Its layers are layers {ranges(o.index for o in origins)} of the original."
+        original = "the original" if len(sources) == 1 else f"`{origins[0].source}`"
+        text += f" Its layers are layers {ranges(o.index for o in origins)} of {original}."
     return text
 
 

@@ -1,5 +1,6 @@
 """Flags that commands share, and what the commands do with them."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from absl.flags import FlagValues
@@ -83,17 +84,19 @@ def load(flags: Flags, default_dtype: str | None = None) -> Checkpoint:
     return load_checkpoint(flags.model, dtype=dtype)
 
 
-def check_out_folder(flags: Flags) -> None:
+def check_out_folder(flags: Flags, others: Iterable[str] = ()) -> None:
     """Raises InputError, before any work is done, if writing --out would cost anybody anything.
 
-    The output replaces an earlier folder of that name: it must not be the model or hold it, and
-    must be one that jprune wrote.
+    The output replaces an earlier folder of that name: it must not be the model, or one of the
+    `others` that are read, or hold it, and must be one that jprune wrote.
     """
     need(flags, "out")
-    if flags.model:
-        out, model = resolved(flags.out), resolved(flags.model)
+    for path in filter(None, (flags.model, *others)):
+        out, model = resolved(flags.out), resolved(path)
         if model.exists() and (out == model or out in model.parents):
-            raise InputError(f"--out={flags.out} would overwrite the model; give another folder")
+            raise InputError(
+                f"--out={flags.out} would overwrite the model {path}; give another folder"
+            )
     on_writer(lambda: check_replaceable(flags.out))
 
 

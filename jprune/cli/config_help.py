@@ -26,6 +26,12 @@ KEYS: dict[str, dict[str, tuple[str, ...]]] = {
             "jprune.pipeline.sparse_config:SparseConfig",
         )
     },
+    "merge": {
+        "": (
+            "jprune.pipeline.pruning_config:PruningConfig",
+            "jprune.pipeline.merging_config:MergingConfig",
+        )
+    },
     "pretrain": {
         "": ("jprune.pipeline.pretrain_config:PretrainConfig",),
         "architecture.": ("jprune.pipeline.pretrain_config:Architecture",),

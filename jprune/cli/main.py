@@ -21,6 +21,7 @@ COMMANDS = {
     "run": "a whole experiment from a config: score, prune, evaluate, report, export",
     "score": "how much each block or sublayer matters",
     "prune": "drop blocks or sublayers and save the smaller model",
+    "merge": "merge finetunes of one model into one",
     "apply": "rebuild a model from its recipe",
     "eval": "perplexity on one or several data sources",
     "export": "save a model for Hugging Face or as an Orbax checkpoint",

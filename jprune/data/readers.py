@@ -61,7 +61,8 @@ def text_of_rows(
     Args:
       rows: (position, row) pairs; a row is an object with fields or a bare string.
       where: the source's name, for messages.
-      field: the field that holds the text. By default the first of TEXT_FIELDS that the first row
+      field: the field that holds the text; several as `question+answer`, each on lines of its own
+        (not of parquet files). By default the first of TEXT_FIELDS that the first row
         has, else prompt and answer of an instruction (`jprune.data.instructions`), else the only
         field whose value is a string.
     """
@@ -115,6 +116,9 @@ def text_field(fields: Mapping[str, bool], where: str, field: str | None) -> str
 
 def _picker(row, where, field) -> Callable[[Mapping[str, Any]], Any]:
     fields = {name: isinstance(value, str) for name, value in row.items()}
+    if field is not None and "+" in field and field not in fields:
+        names = [text_field(fields, where, name) for name in field.split("+")]
+        return lambda row: "\n".join(row[name] for name in names)
     chosen = text_field(fields, where, field)
     return alpaca_document if chosen is None else lambda row: row[chosen]
 

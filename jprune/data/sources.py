@@ -2,7 +2,8 @@
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Int
@@ -12,6 +13,9 @@ from jprune.data.known import KNOWN, Purpose, hub_documents, local_copy
 from jprune.data.readers import EXTENSIONS, extension, read_documents
 from jprune.data.stdlib import STDLIB, read_source, stdlib_split
 
+T = TypeVar("T")
+
+_PART = re.compile(r"(?P<source>.+)@(?P<part>\d+)/(?P<of>\d+)", re.DOTALL)
 _TOKENS = re.compile(r"(?P<path>.+\.npz)(?::(?P<key>.*))?", re.DOTALL)
 
 
@@ -27,6 +31,7 @@ class Source:
       field: the field that holds the text, where the user chose it.
       key: the array of token windows in an `.npz` file, or None for text.
       hub_name: the known name to download, or None.
+      part: (i, n): of its documents only those drawn for the i-th of n parts, from 1 on.
     """
 
     text: str
@@ -36,6 +41,7 @@ class Source:
     field: str | None = None
     key: str | None = None
     hub_name: str | None = None
+    part: tuple[int, int] | None = None
 
     @property
     def is_tokens(self) -> bool:
@@ -45,6 +51,8 @@ class Source:
     def fingerprint(self) -> dict:
         """What identifies the content: SHA-256 of every local file, or the name on the hub."""
         identity: dict = {"field": self.field, "key": self.key, "split": self.split}
+        if self.part:
+            identity["part"] = list(self.part)
         if self.hub_name:
             part = KNOWN[self.hub_name].parts[self.purpose]
             return identity | {"hub": KNOWN[self.hub_name].repository, "files": part.files}
@@ -58,13 +66,21 @@ def find_source(
 
     Args:
       source: a known name (`wikitext2`), a text file (`a.jsonl`), either with `::field`, or
-        `file.npz:key` for token windows [windows, length].
+        `file.npz:key` for token windows [windows, length]. With `@1/2` behind it, only the
+        documents (or windows) drawn for the first of two parts, with `@2/2` all others.
       purpose: "evaluation" or "calibration": which split of a known name is meant.
       data_dir: a folder that serves known names from `data_dir/name.*` or `data_dir/name/`.
 
     Raises:
-      InputError: the file does not exist (with the nearest name), or its kind is unknown.
+      InputError: the file does not exist (with the nearest name), its kind is unknown, or there is
+        no such part.
     """
+    if part := _PART.fullmatch(source):
+        index, of = int(part["part"]), int(part["of"])
+        if not 1 <= index <= of:
+            raise InputError(f"{source}: parts are @1/{max(of, 1)} to @{max(of, 1)}/{max(of, 1)}")
+        found = find_source(part["source"], purpose, data_dir)
+        return dataclasses.replace(found, text=source, part=(index, of))
     if tokens := _TOKENS.fullmatch(source):
         path = _existing(tokens["path"])
         return Source(source, purpose, (path,), key=tokens["key"] or "")
@@ -95,16 +111,37 @@ def documents(
     found = source if isinstance(source, Source) else find_source(source, purpose, data_dir)
     if found.is_tokens:
         raise InputError(f"{found.text} holds token ids where text is needed")
-    return _documents(found)
+    return _of_part(_documents(found), found)
+
+
+def _of_part(items: Iterable[T], source: Source) -> Iterator[T]:
+    """Those items that are drawn for the part of a source, each by itself; all without parts.
+
+    Raises:
+      InputError: a part without any.
+    """
+    if source.part is None:
+        yield from items
+        return
+    index, of = source.part
+    rng = np.random.default_rng(0)  # the same parts for everybody, whatever the run's seed
+    count = 0
+    for item in items:
+        if rng.integers(of) == index - 1:
+            count += 1
+            yield item
+    if not count:
+        raise InputError(
+            f"no document of {source.text.rpartition('@')[0]} is in part {index} of {of}; it has "
+            "too few to be divided: give search and report data of their own"
+        )
 
 
 def _documents(source: Source) -> Iterator[str]:
     if source.hub_name:
         yield from hub_documents(source.hub_name, source.purpose, source.field)
     for path in source.files:
-        yield from (
-            read_source(path) if source.text == STDLIB else read_documents(path, source.field)
-        )
+        yield from (read_source(path) if _is_stdlib(source) else read_documents(path, source.field))
 
 
 def token_windows(source: str | Source) -> Int[np.ndarray, "windows length"]:
@@ -138,7 +175,11 @@ def token_windows(source: str | Source) -> Int[np.ndarray, "windows length"]:
             f"{found.text} holds {ids.min()} to {ids.max()}; token ids are not negative and "
             "below the model's vocabulary size"
         )
-    return ids.astype(np.int32)
+    return np.asarray(list(_of_part(ids.astype(np.int32), found)))
+
+
+def _is_stdlib(source: Source) -> bool:
+    return source.text.partition("@")[0] == STDLIB
 
 
 def _no_such_key(path: str, key: str, keys: list[str]) -> str:

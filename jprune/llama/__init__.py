@@ -17,6 +17,7 @@ from jprune.llama.forward import (
 from jprune.llama.kernels import Lora, Masked, fold, fold_kernels, linear
 from jprune.llama.loss import next_token_nll, token_nll
 from jprune.llama.masks import Mask, Masks
+from jprune.llama.mixing import mix_tensors
 from jprune.llama.model import (
     Attention,
     Block,
@@ -72,6 +73,7 @@ __all__ = [
     "leaf_name",
     "linear",
     "llama_spec",
+    "mix_tensors",
     "mlp_out",
     "named_params",
     "narrow_block",

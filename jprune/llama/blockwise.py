@@ -46,7 +46,7 @@ def blocks(llama: Llama, first: Sequence[Block] = ()) -> Iterator[Block]:
 
 def block_shapes(llama: Llama) -> tuple[Block, ...]:
     """The blocks one by one, kernels folded, with shapes in place of arrays."""
-    return jax.eval_shape(lambda model: unstack(fold_kernels(model)), llama).blocks
+    return jax.eval_shape(lambda model: fold_kernels(unstack(model)), llama).blocks
 
 
 def on_device(llama: Llama) -> Llama:

@@ -1,12 +1,15 @@
 """Between a tuple of blocks and runs of equal blocks with a leading layer axis."""
 
+import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from jprune.llama.kernels import ArrayLike
 from jprune.llama.model import Block, Llama, Run
 
 
@@ -75,6 +78,41 @@ def single_blocks(llama: Llama) -> Iterator[Block]:
         for index, origin in enumerate(part.origins):
             block = jax.tree.map(lambda leaf, index=index: leaf[index], part.block)
             yield block.replace(origin=origin)
+
+
+def layers_of(llama: Llama) -> list[Block]:
+    """The blocks one by one; those of a run have `LayerSlice` leaves, so nothing is copied yet."""
+    blocks: list[Block] = []
+    for part in llama.blocks:
+        if not isinstance(part, Run):
+            blocks.append(part)
+            continue
+        for index, origin in enumerate(part.origins):
+            cut = partial(LayerSlice, index=index)
+            blocks.append(jax.tree.map(cut, part.block).replace(origin=origin))
+    return blocks
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerSlice:
+    """One layer of a stacked array, cut out when it is needed."""
+
+    array: ArrayLike
+    index: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the layer."""
+        return self.array.shape[1:]
+
+    def read(self) -> ArrayLike:
+        """The layer's array."""
+        return self.array[self.index]
+
+
+def cut_out(tree):
+    """`tree` with every `LayerSlice` replaced by its array."""
+    return jax.tree.map(lambda x: x.read() if isinstance(x, LayerSlice) else x, tree)
 
 
 def _unstack_run(run: Run, consume: bool) -> list[Block]:

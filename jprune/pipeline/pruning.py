@@ -1,23 +1,26 @@
 """What all pruning jobs share: the model, figures before and after, what is saved and reported."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jprune.checkpoints import Checkpoint, export_huggingface, model_card, save
-from jprune.checkpoints.hf_export import layers_of, zeroed_sublayers
+from jprune.checkpoints.hf_export import zeroed_sublayers
+from jprune.core.errors import InputError
 from jprune.core.files import PathLike, as_path, read_json, write_json, write_text
 from jprune.data import find_source
 from jprune.evaluate import EvaluationSet, evaluate_sets, evaluation_sets, preset
 from jprune.llama.model import Llama, count_params
-from jprune.llama.stack import unstack
+from jprune.llama.stack import layers_of, unstack
 from jprune.pipeline.lazy import Lazy
 from jprune.pipeline.pruning_config import PruningConfig
 from jprune.pipeline.source import SourceModel
 from jprune.pipeline.stages import Stage
 from jprune.transforms import Recipe, Transform, chain, from_step
+from jprune.transforms.transform import Sources
 
 CHECKPOINT = "checkpoints/pruned"
 ARRAYS = "arrays"
@@ -33,6 +36,7 @@ class PruningRun:
 
     def __init__(self, config: PruningConfig, source: SourceModel, workdir: PathLike):
         self.source = source
+        self.variants: tuple[SourceModel, ...] = ()
         self.root = as_path(workdir)
         self.checkpoint: Lazy[Checkpoint] = Lazy(source.load)
         self.exact: Lazy[Llama] = Lazy(self._load_exact)
@@ -44,7 +48,7 @@ class PruningRun:
 
     def model_stage(self) -> Stage:
         """Loads the model, which checks it, and gives its size."""
-        return Stage("model", self.source.keys, self._describe_model)
+        return Stage("model", self.source.keys, self.describe_model)
 
     def evaluation_stage(self, when: str, need: str, llama: Callable[[Any], Llama]) -> Stage:
         """Perplexity of the model that `llama` gives, as `evaluate-WHEN`."""
@@ -78,15 +82,31 @@ class PruningRun:
 
     def write_recipe(self, transform: Transform) -> dict[str, Any]:
         """Writes down what is done to the model; gives its steps and the sizes of the result."""
-        source = self.source
-        recipe = Recipe.of_model(self.checkpoint().recipe, source.name, source.path, source.sha256)
+        recipe = self.first_recipe().with_sources(*self.variants)[0]
         write_json(self.root / RECIPE, recipe.then(transform).to_json())
-        after = jax.eval_shape(transform, self.checkpoint().llama)
-        return {"steps": list(transform.steps), "after": self._sizes(after)}
+        steps = list(transform.steps)
+        return {"steps": steps, "after": self._sizes(self._result_shapes(steps))}
+
+    def first_recipe(self) -> Recipe:
+        """How the model that the run starts from was made, or itself as the source."""
+        source = self.source
+        return Recipe.of_model(source.recipe(), source.name, source.path, source.sha256)
+
+    def further(self, index: int, form: str) -> Llama:
+        """A further source of the recipe, which a step names by its index.
+
+        Args:
+          index: from 1 on.
+          form: "run", in the dtype of the run, or "exact", as its files.
+
+        Raises:
+          InputError: the run has no further sources.
+        """
+        raise InputError(f"the recipe names source {index}, but the run has one model")
 
     def pruned(self, values: Mapping[str, Any]) -> Llama:
         """The pruned model as it is run, given what the stage `recipe` returned."""
-        return self._transform(values)(self.checkpoint().llama)
+        return self._transform(values, "run")(self.checkpoint().llama)
 
     def summary(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """What run.json says in every pruning job, from the values of the finished stages."""
@@ -125,14 +145,15 @@ class PruningRun:
             sources, checkpoint.tokenizer, protocol, data_dir=config.data_dir, max_windows=most
         )
 
-    def _describe_model(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    def describe_model(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The size of the model and the dtype that it is run in."""
         return self._sizes(self.checkpoint().llama) | {"dtype": str(self.source.dtype)}
 
     def _export(self, values: Mapping[str, Any]) -> None:
         """In the dtype that the model came in."""
         export_huggingface(
             self.root / "model",
-            self._transform(values)(self.exact()),
+            self._transform(values, "exact")(self.exact()),
             self.source.tokenizer(),
             read_json(self.root / RECIPE),
             dtype=self.source.own_dtype,
@@ -140,7 +161,7 @@ class PruningRun:
 
     def _save_checkpoint(self, values: Mapping[str, Any]) -> None:
         own = self.source.own_dtype
-        pruned = self._transform(values)(self.exact())
+        pruned = self._transform(values, "exact")(self.exact())
         llama = jax.tree.map(
             lambda x: x.astype(own) if jnp.issubdtype(x.dtype, jnp.floating) else x, pruned
         )
@@ -150,7 +171,7 @@ class PruningRun:
         from jprune.report import parse_sparsity, sparsity_notes, write_report
 
         sparsity = parse_sparsity(self.summary(values)["sparsity"])
-        pruned = jax.eval_shape(self._transform(values), self.source.abstract())
+        pruned = self._result_shapes(values["recipe"]["steps"])
         card = model_card(
             str(self.root / "model"),
             pruned,
@@ -166,9 +187,22 @@ class PruningRun:
         (self.root / "plots").mkdir(parents=True, exist_ok=True)
         write_report(self.root)
 
-    def _transform(self, values: Mapping[str, Any]) -> Transform:
-        steps = values["recipe"]["steps"]
-        return chain(*(from_step(step, self.root / ARRAYS) for step in steps))
+    def _transform(self, values: Mapping[str, Any], form: str) -> Transform:
+        further = partial(self.further, form=form)
+        return self._chain(values["recipe"]["steps"], further)
+
+    def _chain(self, steps: Sequence[Mapping[str, Any]], sources: Sources) -> Transform:
+        return chain(*(from_step(step, self.root / ARRAYS, sources) for step in steps))
+
+    def _result_shapes(self, steps: Sequence[Mapping[str, Any]]) -> Llama:
+        """The shapes of what the steps make; no model is loaded for it."""
+        _, indices = self.first_recipe().with_sources(*self.variants)
+
+        def apply(llama: Llama, variants: Sequence[Llama]) -> Llama:
+            return self._chain(steps, dict(zip(indices, variants, strict=True)))(llama)
+
+        shapes = [model.abstract() for model in (self.source, *self.variants)]
+        return jax.eval_shape(apply, shapes[0], shapes[1:])
 
     def _load_exact(self) -> Llama:
         """The model as exact as its files, in single blocks: dropping some then copies nothing.

@@ -17,7 +17,7 @@ from jprune.checkpoints import (
 )
 from jprune.checkpoints.abstract import abstract_checkpoint
 from jprune.checkpoints.hf_import import known_tensors, own_dtype, read_config
-from jprune.checkpoints.load import find_base, find_tokenizer, form_of
+from jprune.checkpoints.load import find_base, find_recipe, find_tokenizer, form_of
 from jprune.checkpoints.manifest import read_manifest
 from jprune.checkpoints.peft import check_fits, read_adapter
 from jprune.checkpoints.safetensors_io import read_headers
@@ -98,6 +98,10 @@ class SourceModel:
         """SHA-256 over all that is copied beside a model made from this one; None if nothing is."""
         tokenizer = self.tokenizer()
         return None if tokenizer is None else _sha256_of(tokenizer.files)
+
+    def recipe(self) -> dict[str, Any] | None:
+        """How the model was made, as it is stored with it."""
+        return find_recipe(self.folder)
 
     def load(self) -> Checkpoint:
         """The model in `dtype`, block by block as scores take it."""

@@ -7,13 +7,13 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from jprune.checkpoints.hf_export import layers_of
 from jprune.checkpoints.hf_widths import count_padding, uniform_config
 from jprune.llama.blockwise import block_shapes
 from jprune.llama.kernels import kernel_shape
 from jprune.llama.linears import linear_kernels
 from jprune.llama.masks import Mask, count
 from jprune.llama.model import Block, Llama, Origin, count_params
+from jprune.llama.stack import layers_of
 from jprune.llama.widths import block_width
 from jprune.transforms import Transform
 

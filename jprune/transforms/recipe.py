@@ -7,7 +7,7 @@ from typing import Any
 from jprune.core.errors import InputError
 from jprune.core.files import PathLike, as_path, is_remote
 from jprune.core.paths import resolved
-from jprune.transforms.transform import Transform, chain, from_step
+from jprune.transforms.transform import Sources, Transform, chain, from_step
 
 VERSION = 1
 
@@ -17,7 +17,8 @@ class Recipe:
     """The sources of a model and the steps that made it from them.
 
     Attributes:
-      sources: ({"name": ..., "path": ..., "sha256": ...}, ...); steps start from the first.
+      sources: ({"name": ..., "path": ..., "sha256": ...}, ...); steps start from the first and name
+        the others, with which they merge it, by their index.
       steps: ({"op": ..., "args": {...}}, ...), in order.
     """
 
@@ -88,16 +89,36 @@ class Recipe:
         """The recipe of this one's result after one more transform."""
         return dataclasses.replace(self, steps=self.steps + transform.steps)
 
-    def transform(self, arrays: PathLike = ".") -> Transform:
+    def with_sources(self, *checkpoints: Any) -> tuple["Recipe", list[int]]:
+        """This recipe with further sources, and by which indices steps name them.
+
+        Args:
+          *checkpoints: loaded `Checkpoint`s; one that is a further source already keeps its index.
+        """
+        sources = list(self.sources)
+        indices = []
+        for checkpoint in checkpoints:
+            known = [source.get("sha256") for source in sources]
+            index = next(
+                (i for i, sha in enumerate(known) if i and sha == checkpoint.sha256), len(sources)
+            )
+            if index == len(sources):
+                path, sha256 = source_path(checkpoint.path), checkpoint.sha256
+                sources.append({"name": checkpoint.name, "path": path, "sha256": sha256})
+            indices.append(index)
+        return dataclasses.replace(self, sources=tuple(sources)), indices
+
+    def transform(self, arrays: PathLike = ".", sources: Sources | None = None) -> Transform:
         """All steps as one transform of the first source.
 
         Args:
           arrays: the folder with the files that steps name by SHA-256.
+          sources: the further sources by their index, from 1 on, or a function that loads them.
 
         Raises:
           InputError: a step that this version does not know.
         """
-        return chain(*(from_step(step, arrays) for step in self.steps))
+        return chain(*(from_step(step, arrays, sources) for step in self.steps))
 
 
 def source_path(path: PathLike) -> str:

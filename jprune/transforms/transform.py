@@ -11,8 +11,12 @@ from jprune.core.errors import InputError, unknown
 from jprune.core.files import PathLike
 from jprune.llama.model import Llama
 
-# The argument of constructors that read files.
-ARRAYS = "arrays"
+# Arguments of constructors that no recipe has: where the files are that steps name by SHA-256, and
+# the further models that they name by number.
+ARRAYS, SOURCES = "arrays", "sources"
+
+# The further sources of a recipe, by their index in it, or what loads them.
+Sources = Mapping[int, Llama] | Callable[[int], Llama]
 
 _CONSTRUCTORS: dict[str, Callable[..., "Transform"]] = {}
 
@@ -43,18 +47,24 @@ class Transform:
 def transform(constructor: Callable[..., Callable[[Llama], Llama]]) -> Callable[..., Transform]:
     """Decorates a function of plain JSON arguments that returns a function Llama -> Llama.
 
-    The decorated function returns a `Transform`, and recipes find it under its name. An argument
-    `arrays` is where the files are that other arguments name; no recipe has it.
+    The decorated function returns a `Transform`, and recipes find it under its name. No recipe has
+    the arguments `arrays`, where the files are that other arguments name, and `sources`, the models
+    that others name.
     """
     signature = inspect.signature(constructor)
+    kinds = {parameter.kind: name for name, parameter in signature.parameters.items()}
+    rest = kinds.get(inspect.Parameter.VAR_KEYWORD)  # the name of **options
 
     @functools.wraps(constructor)
     def make(*args, **kwargs) -> Transform:
         bound = signature.bind(*args, **kwargs)
-        arguments = {name: _plain(value) for name, value in bound.arguments.items()}
-        recorded = {name: value for name, value in arguments.items() if name != ARRAYS}
+        given = {**bound.arguments, **bound.arguments.get(rest, {})}
+        context = {name: given[name] for name in (ARRAYS, SOURCES) if name in given}
+        recorded = {
+            name: _plain(value) for name, value in given.items() if name not in (*context, rest)
+        }
         step = {"op": constructor.__name__, "args": recorded}
-        return Transform((step,), constructor(**arguments))
+        return Transform((step,), constructor(**recorded, **context))
 
     _CONSTRUCTORS[constructor.__name__] = make
     return make
@@ -64,7 +74,11 @@ def _plain(value: Any) -> Any:
     """`value` as JSON would give it back."""
     if hasattr(value, "tolist"):  # NumPy's numbers and arrays
         return value.tolist()
-    if isinstance(value, Iterable) and not isinstance(value, str | Mapping):
+    if hasattr(value, "to_json"):
+        return value.to_json()
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, Iterable) and not isinstance(value, str):
         return [_plain(item) for item in value]
     return value
 
@@ -83,12 +97,13 @@ def chain(*transforms: Transform) -> Transform:
     return Transform(tuple(step for item in transforms for step in item.steps), apply)
 
 
-def from_step(step: Any, arrays: PathLike = ".") -> Transform:
+def from_step(step: Any, arrays: PathLike = ".", sources: Sources | None = None) -> Transform:
     """The transform of one step of a recipe.
 
     Args:
       step: {"op": ..., "args": {...}}.
       arrays: the folder with the files that steps name by SHA-256.
+      sources: the recipe's further models, which steps name by their index.
 
     Raises:
       InputError: an unknown op, or arguments that the op does not take.
@@ -99,8 +114,25 @@ def from_step(step: Any, arrays: PathLike = ".") -> Transform:
     if op not in _CONSTRUCTORS:
         raise unknown("op", str(op), sorted(_CONSTRUCTORS))
     constructor = _CONSTRUCTORS[op]
-    files = {ARRAYS: arrays} if ARRAYS in inspect.signature(constructor).parameters else {}
+    taken = inspect.signature(constructor).parameters
+    context = {ARRAYS: arrays, SOURCES: sources}
     try:
-        return constructor(**args, **files)
+        return constructor(**args, **{name: context[name] for name in context if name in taken})
     except (TypeError, ValueError) as error:
         raise InputError(f"the recipe's step {op} is wrong: {error}") from None
+
+
+def find_source(sources: Sources | None, index: int, op: str) -> Llama:
+    """The model that a step names by its index in the recipe's sources.
+
+    Raises:
+      InputError: there is none.
+    """
+    if callable(sources):
+        return sources(index)
+    if sources is None or index not in sources:
+        raise InputError(
+            f"{op} needs source {index} of the recipe, which is not there: give sources={{{index}: "
+            "llama, ...}, or write it down among the recipe's sources"
+        )
+    return sources[index]

@@ -102,6 +102,26 @@ def test_sections_without_content_are_left_out(llama):
         ),
         ({"op": "merge", "args": {"method": "ties"}}, 'merge {"method": "ties"}'),
         (
+            {"op": "merge", "args": {"method": "ties", "models": [1, 2, 3], "density": 0.2}},
+            "merges sources 1-3 on it as the base by ties (density 0.2)",
+        ),
+        (
+            {"op": "merge", "args": {"method": "slerp", "models": [0, 2]}},
+            "merges it with source 2 by slerp",
+        ),
+        (
+            {"op": "merge", "args": {"method": None, "models": [1], "layers": [], "ends": "base"}},
+            'merges source 1 on it as the base by several methods (layers [], ends "base")',
+        ),
+        (
+            {"op": "stitch", "args": {"plan": {"layers": [{"layer": 0}, {"layer": 2}]}}},
+            "stitches 2 layers together from the model and its variants",
+        ),
+        (
+            {"op": "stitch", "args": {"plan": [{"layer": 1}]}},
+            "stitches 1 layer together from the model and its variants",
+        ),
+        (
             {"op": "narrow", "args": {"heads": [[0, 1], None, [3]], "neurons": [[0], [5], [9]]}},
             "keeps 1 to 2 key-value heads and 1 neurons of narrowed blocks",
         ),

@@ -155,3 +155,12 @@ def test_extensions():
     with pytest.raises(InputError, match=r"ends in one of \.txt"):
         list(read_documents("a.csv"))
     assert {".txt", ".raw", ".tokens", ".jsonl", ".jsonl.gz", ".json", ".parquet"} <= {*EXTENSIONS}
+
+
+def test_several_fields_make_one_text(tmp_path):
+    file = tmp_path / "qa.jsonl"
+    rows = [{"question": f"q{i}", "answer": f"a{i}"} for i in range(2)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert list(read_documents(str(file), "question+answer")) == ["q0\na0", "q1\na1"]
+    with pytest.raises(InputError, match="no field 'anser'; did you mean 'answer'"):
+        list(read_documents(str(file), "question+anser"))

@@ -203,3 +203,35 @@ def test_every_kind_of_file_is_read_from_an_object_store(gcs, tmp_path):
     assert token_windows(f"{address}/a.npz:ids").tolist() == [[0, 1, 2], [3, 4, 5]]
     gcs.put("known/c4/train/0.jsonl", lines)
     assert list(documents("c4", "calibration", "gs://bucket/known")) == texts
+
+
+def test_parts_of_a_source_are_disjoint_and_all_of_it(tmp_path):
+    file = tmp_path / "many.jsonl"
+    texts = [f"document {i}" for i in range(100)]
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    for of in (2, 3):
+        parts = [list(documents(f"{file}@{i}/{of}")) for i in range(1, of + 1)]
+        assert sorted(sum(parts, []), key=texts.index) == texts
+        assert all(len(part) > 100 / of / 2 for part in parts)
+        assert list(documents(f"{file}@1/{of}")) == parts[0]
+        assert parts[0] != texts[: len(parts[0])]  # drawn, not the first
+    halves = [find_source(f"{file}@{i}/2").fingerprint() for i in (1, 2)]
+    assert halves[0] != halves[1] != find_source(str(file)).fingerprint()
+    assert list(documents(f"{file}::text@2/2")) == list(documents(f"{file}@2/2"))
+
+
+def test_parts_of_token_windows(tmp_path):
+    ids = np.arange(60).reshape(20, 3)
+    np.savez(tmp_path / "ids.npz", ids=ids)
+    parts = [token_windows(f"{tmp_path / 'ids.npz'}:ids@{i}/2") for i in (1, 2)]
+    np.testing.assert_array_equal(np.sort(np.concatenate(parts), axis=0), ids)
+
+
+def test_parts_that_are_not_there(tmp_path):
+    (tmp_path / "one.txt").write_text("a text is one document")
+    with pytest.raises(InputError, match=r"parts are @1/2 to @2/2"):
+        find_source(f"{tmp_path / 'one.txt'}@3/2")
+    with pytest.raises(InputError, match="is in part . of 2; it has too few to be divided"):
+        list(documents(f"{tmp_path / 'one.txt'}@1/2")) + list(
+            documents(f"{tmp_path / 'one.txt'}@2/2")
+        )

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from jprune.core.errors import InputError
-from jprune.transforms import Recipe, chain, drop_blocks, drop_sublayers, from_step
+from jprune.transforms import Recipe, chain, drop_blocks, drop_sublayers, from_step, merge
 from tests.llama.test_stack import same
-from tests.tiny import tiny
+from tests.tiny import finetunes, tiny
 
 
 def test_a_recipe_rebuilds_the_model():
@@ -90,3 +90,38 @@ def test_hub_ids_and_addresses_stay_as_they_are():
     for path in ("org/no-such-folder", "gs://bucket/model"):
         (source,) = Recipe.of_model(None, "m", path, "y").sources
         assert source["path"] == path
+
+
+def test_arguments_by_name_beyond_those_declared():
+    step = merge("ties", [1], density=0.5)
+    assert step.steps[0]["args"] == {"method": "ties", "models": [1], "density": 0.5}
+    assert from_step(step.steps[0]) == step
+    assert hash(from_step(step.steps[0])) == hash(step)
+
+
+def test_sources_and_arrays_are_no_part_of_a_recipe():
+    llama, (other,) = tiny(2), finetunes(tiny(2), "other")
+    step = merge("linear", [1], sources={1: other})
+    assert step.steps == merge("linear", [1]).steps
+    recipe = Recipe().then(step)
+    for sources in ({1: other}, lambda index: {1: other}[index]):
+        same(recipe.transform(sources=sources)(llama), step(llama))
+    # A step is made without them: what is needed is needed when it runs.
+    with pytest.raises(InputError, match="merge needs source 1 of the recipe"):
+        recipe.transform()(llama)
+
+
+def test_further_sources():
+    class Checkpoint:
+        def __init__(self, name, sha256):
+            self.name, self.path, self.sha256 = name, f"gs://bucket/{name}", sha256
+
+    base, one, two = (Checkpoint(name, sha) for name, sha in (("b", "0"), ("m", "1"), ("c", "2")))
+    first = Recipe(({"name": "b", "path": "gs://bucket/b", "sha256": "0"},))
+    recipe, indices = first.with_sources(one, two, one)
+    assert indices == [1, 2, 1]
+    assert [source["name"] for source in recipe.sources] == ["b", "m", "c"]
+    assert recipe.sources[2] == {"name": "c", "path": "gs://bucket/c", "sha256": "2"}
+    # The first source stands for the model at each step, which need not be that source any more.
+    again, indices = recipe.then(drop_blocks([0])).with_sources(base, two)
+    assert indices == [3, 2] and again.sources[3] == first.sources[0]
