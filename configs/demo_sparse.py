@@ -41,9 +41,16 @@ def get_config(arg: str = "wanda") -> ConfigDict:
 
     config.model = str(pathlib.Path(jprune.__path__[0]) / "assets" / "demo-llama")
     config.criterion = criterion
-    config.options = ConfigDict({"uniform": False, "multiple": 1} if criterion == "width" else {})
+    width = {"uniform": False, "multiple": 1, "parts": "attention,mlp", "statistics": "pruned"}
+    config.options = ConfigDict(width if criterion == "width" else {})
     config.allocation = "dlp"
-    config.allocation_options = ConfigDict({"alpha": 0.15, "reduce": "mean"})
+    config.allocation_options = ConfigDict(
+        {
+            "dlp": {"alpha": 0.15, "reduce": "mean"},
+            "owl": {"lam": 0.08},
+            "linear_depth": {"alpha": 0.15},
+        }
+    )
     config.outlier_factor = 5.0
     config.sparsity = 0.2 if criterion == "width" else 0.5
     config.pattern = "unstructured"

@@ -9,7 +9,7 @@ and neurons instead of single weights.
 The defaults are the paper's: 70% of the weights go, 128 windows of 2048 tokens of C4 (or as long as
 the model reads) calibrate, the test split of WikiText-2 is evaluated in windows of that length. The
 curve compares all four allocations at 50, 60, 70 and 80%: sixteen more pruning passes, which
-`--config.compare=` leaves out. Without access to the hub, name files:
+`--config.curve_windows=0` leaves out. Without access to the hub, name files:
 `--config.calibration=c4.jsonl.gz --config.eval=wiki.test.raw`.
 
 Measured with llama-16m, a model of 20 blocks that is not distributed, in float32 on one H100, with
@@ -45,12 +45,7 @@ VARIANTS = {
     for criterion in CRITERIA
     for allocation in ALLOCATIONS
 }
-OPTIONS = {
-    "dlp": {"alpha": 0.15, "reduce": "mean"},
-    "owl": {"lam": 0.08},
-    "linear_depth": {"alpha": 0.15},
-}
-WIDTH_OPTIONS = {"uniform": False, "multiple": 1}
+WIDTH_OPTIONS = {"uniform": False, "multiple": 1, "parts": "attention,mlp", "statistics": "pruned"}
 
 
 def get_config(arg: str = "wanda_dlp") -> ConfigDict:
@@ -68,7 +63,13 @@ def get_config(arg: str = "wanda_dlp") -> ConfigDict:
     config.criterion = criterion
     config.options = ConfigDict(WIDTH_OPTIONS if criterion == "width" else {})
     config.allocation = allocation
-    config.allocation_options = ConfigDict(OPTIONS.get(allocation, {}))
+    config.allocation_options = ConfigDict(
+        {
+            "dlp": {"alpha": 0.15, "reduce": "mean"},
+            "owl": {"lam": 0.08},
+            "linear_depth": {"alpha": 0.15},
+        }
+    )
     config.outlier_factor = 5.0
     # By default 0.7, or what an N:M pattern gives; heads and neurons are missed sooner.
     config.sparsity = 0.2 if criterion == "width" else config_dict.placeholder(float)

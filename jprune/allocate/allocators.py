@@ -94,12 +94,17 @@ def options_of(allocator: str) -> tuple[str, ...] | None:
     """
     if allocator in ALLOCATORS:
         return tuple(inspect.signature(ALLOCATORS[allocator]).parameters)[2:]
-    if allocator.endswith(".json"):
-        return ()
-    if ":" not in allocator:
+    if is_own(allocator):
+        find_function(allocator, "allocation")
+        return None
+    if not allocator.endswith(".json"):
         raise unknown("allocation", allocator, ALLOCATORS)
-    find_function(allocator, "allocation")
-    return None
+    return ()
+
+
+def is_own(allocator: str) -> bool:
+    """Whether it is a function of the user's; paths such as gs://... have colons too."""
+    return ":" in allocator and not allocator.endswith(".json")
 
 
 def _wanted(allocator: str, stats: WeightStats, sparsity: float, options: dict[str, Any]) -> Any:

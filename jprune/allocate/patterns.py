@@ -10,11 +10,12 @@ from jprune.scores.masks import Pattern
 def layerwise_patterns(
     density: Float[np.ndarray, " blocks"], sizes: Real[np.ndarray, " blocks"], pattern: Pattern
 ) -> list[Pattern]:
-    """N_l:M for every block, with sum n_l N_l / M as near to sum n_l N / M as it can be from below.
+    """N_l:M for every block, with sum n_l N_l / M at most sum n_l N / M and near to it.
 
     N_l is d_l M rounded down, or up where that was cut off most (the largest remainders first, of
-    equals the earlier block), and from 1 to M. Where all blocks are equally large, the total is met
-    exactly.
+    equals the earlier block), and from 1 to M; then one more, in the same order, for as long as a
+    block is small enough for what is left. Where all blocks are equally large, the total is met
+    exactly; else this is greedy, and may miss a better sum.
 
     Args:
       density: d, such that sum n_l d_l = N / M sum n_l; see `reach_total`.
@@ -37,10 +38,13 @@ def layerwise_patterns(
     counts = np.clip(np.floor(exact + 1e-9), 1, pattern.of).astype(int)
     _lower(counts, exact, sizes, wanted)
     room = wanted - (counts * sizes).sum()
-    for index in np.argsort(counts - exact, kind="stable"):
-        if sizes[index] <= room * (1 + 1e-12) and counts[index] < pattern.of:
-            counts[index] += 1
-            room -= sizes[index]
+    while True:
+        fits = (sizes <= room * (1 + 1e-12)) & (sizes > 0) & (counts < pattern.of)
+        if not fits.any():
+            break
+        index = min(np.flatnonzero(fits), key=lambda i: counts[i] - exact[i])
+        counts[index] += 1
+        room -= sizes[index]
     return [Pattern(int(count), pattern.of) for count in counts]
 
 

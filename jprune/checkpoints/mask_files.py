@@ -7,7 +7,9 @@ by SHA-256 lies in a folder under that name: `SHA256.safetensors`.
 
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +21,7 @@ from jprune.llama.masks import Mask, Masks
 
 _DTYPES = SAFETENSORS_DTYPES | {"U8": np.dtype("uint8")}
 _MASK = ".mask"
+ARRAYS = "arrays"  # the folder beside a recipe
 
 Kernels = Mapping[str, np.ndarray]
 
@@ -58,14 +61,42 @@ def fetch(folder: PathLike, digest: str) -> tuple[dict[str, Mask], dict[str, np.
     """
     file = stored(folder, digest)
     if not file.exists():
-        raise InputError(
-            f"the recipe's arrays {digest[:12]}... are not in {folder}; put {file.name} there, "
-            "from the folder `arrays` beside the recipe of the run that made them"
-        )
+        raise InputError(_missing(file, folder, digest))
     data = _read(file)
     if hashlib.sha256(data).hexdigest() != digest:
         raise InputError(f"{file} is damaged: its SHA-256 is not its name")
     return decode(data, file)
+
+
+def find_arrays(beside: PathLike, digests: Sequence[str]) -> Any:
+    """The folder with the files of these SHA-256: `arrays` beside a recipe or a model.
+
+    A model that a run wrote is one or two folders below the run's own; these are looked at too.
+    Where nothing is found, it is the one where they should be.
+    """
+    beside = as_path(beside)
+    folders = [folder / ARRAYS for folder in (beside, beside.parent, beside.parent.parent)]
+    has_all = (folder for folder in folders if all(stored(folder, one).exists() for one in digests))
+    return next(has_all, folders[0])
+
+
+def copy_arrays(source: PathLike, target: PathLike, digests: Sequence[str]) -> None:
+    """Copies files from one folder to another; on one local disk they take no room again.
+
+    Raises:
+      InputError: one is not there.
+    """
+    for digest in digests:
+        old, new = stored(source, digest), stored(target, digest)
+        if new.exists():
+            continue
+        if not old.exists():
+            raise InputError(_missing(old, source, digest))
+        new.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(old, new)  # never written in place, so that two names do no harm
+        except OSError:
+            write_bytes(new, old.read_bytes())
 
 
 def stored(folder: PathLike, digest: str):
@@ -98,6 +129,13 @@ def decode(data: bytes, where: PathLike) -> tuple[dict[str, Mask], dict[str, np.
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{where} is no file of masks, or is damaged: {error!r}") from None
     return masks, tensors
+
+
+def _missing(file: Any, folder: PathLike, digest: str) -> str:
+    return (
+        f"the recipe's arrays {digest[:12]}... are not in {folder}; put {file.name} there, "
+        "from the folder `arrays` beside the recipe of the run that made them"
+    )
 
 
 def _tensor(data: bytes, start: int, entry: Mapping) -> np.ndarray:

@@ -86,7 +86,8 @@ def describe_step(step: Mapping[str, Any]) -> str:
         number = f"{len(layers)} layer{'s' * (len(layers) != 1)}"
         return f"stitches {number} together from the model and its variants"
     if op == "sparse_weights" and args.get("blocks"):
-        return f"sets the pruned weights of {len(args['blocks'])} blocks to zero"
+        adjusted = ", and adjusts those that stay" * bool(args.get("adjusted"))
+        return f"sets the pruned weights of {len(args['blocks'])} blocks to zero{adjusted}"
     return f"{op} {json.dumps(args)}" if args else str(op)
 
 

@@ -16,13 +16,14 @@ from typing import Any
 from absl.flags import FlagValues
 
 from jprune.checkpoints import Checkpoint, load_checkpoint
+from jprune.checkpoints.mask_files import find_arrays
 from jprune.cli import common, flag
 from jprune.cli.parsing import Flags
 from jprune.core.errors import InputError
 from jprune.core.files import as_path, read_json
 from jprune.llama.model import Llama
 from jprune.transforms import Recipe
-from jprune.transforms.transform import ARRAYS
+from jprune.transforms.sparse import stored_digests
 
 
 def define(flags: FlagValues) -> None:
@@ -43,7 +44,8 @@ def run(flags: Flags) -> int:
     if not flags.model:
         flags["model"].value = str(source["path"])
     others = _other_paths(flags, recipe)
-    arrays, sources = as_path(flags.recipe).parent / ARRAYS, _loader(flags, recipe, others)
+    arrays = find_arrays(as_path(flags.recipe).parent, stored_digests(recipe.steps))
+    sources = _loader(flags, recipe, others)
     transform = recipe.transform(arrays, sources)
     common.check_out_folder(flags, others)
     checkpoint = common.load(flags, default_dtype="checkpoint")

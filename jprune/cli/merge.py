@@ -82,12 +82,11 @@ def _options(flags: Flags) -> dict[str, Any]:
     """Those options of methods that are given; the seed goes to methods that draw."""
     options = {name: flags[name].value for name in OPTIONS if flags[name].value not in (None, [])}
     if "weights" in options:
+        given: list[str] = flags.weights
         try:
-            options["weights"] = [float(weight) for weight in options["weights"]]
+            options["weights"] = [float(weight) for weight in given]
         except ValueError:
-            raise InputError(
-                f"--weights are numbers such as 2,1, not {','.join(options['weights'])}"
-            ) from None
+            raise InputError(f"--weights are numbers such as 2,1, not {','.join(given)}") from None
     if find_method(flags.method).is_seeded:
         options["seed"] = flags.seed
     return options

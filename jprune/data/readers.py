@@ -117,7 +117,7 @@ def text_field(fields: Mapping[str, bool], where: str, field: str | None) -> str
 def _picker(row, where, field) -> Callable[[Mapping[str, Any]], Any]:
     fields = {name: isinstance(value, str) for name, value in row.items()}
     if field is not None and "+" in field and field not in fields:
-        names = [text_field(fields, where, name) for name in field.split("+")]
+        names = [text_field(fields, where, name) or name for name in field.split("+")]
         return lambda row: "\n".join(row[name] for name in names)
     chosen = text_field(fields, where, field)
     return alpaca_document if chosen is None else lambda row: row[chosen]

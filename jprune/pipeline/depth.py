@@ -13,7 +13,7 @@ from jprune.pipeline import curve, estimate
 from jprune.pipeline.depth_config import DepthConfig, check_removal, depth_config
 from jprune.pipeline.depth_scores import DepthScores
 from jprune.pipeline.job import Job
-from jprune.pipeline.pruning import RECIPE, PruningRun
+from jprune.pipeline.pruning import PruningRun
 from jprune.pipeline.source import SourceModel, find_model, known_identity
 from jprune.pipeline.stages import Stage
 from jprune.scores import select
@@ -57,7 +57,7 @@ class DepthRun(PruningRun):
                 {"remove": config.remove},
                 self.make_recipe,
                 ("model", self.scores.stage_name(config.criterion)),
-                (RECIPE,),
+                self.recipe_outputs,
             ),
             *self.evaluation_stages(),
         ]

@@ -55,7 +55,7 @@ class DepthConfig(PruningConfig):
     @property
     def criteria(self) -> tuple[str, ...]:
         """The criterion that decides, then those to compare it with."""
-        return (self.criterion, *(name for name in self.compare if name != self.criterion))
+        return tuple(dict.fromkeys((self.criterion, *self.compare)))
 
     @property
     def reads_data(self) -> bool:

@@ -7,7 +7,6 @@ from jprune.core.files import PathLike
 from jprune.llama.model import count_params
 from jprune.pipeline.job import Job
 from jprune.pipeline.merging_config import MergingConfig, merging_config
-from jprune.pipeline.pruning import RECIPE
 from jprune.pipeline.source import SourceModel, find_model, known_identity
 from jprune.pipeline.stages import Stage
 from jprune.pipeline.variants import VariantsRun, find_variants
@@ -55,7 +54,7 @@ class MergingRun(VariantsRun):
         before, after = self.evaluation_stages()
         stages = [
             self.models_stage(),
-            Stage("recipe", keys, self.make_recipe, ("model",), (RECIPE,)),
+            Stage("recipe", keys, self.make_recipe, ("model",), self.recipe_outputs),
             before,
             *self.variant_stages(),
             after,

@@ -9,8 +9,10 @@ import jax.numpy as jnp
 
 from jprune.checkpoints import Checkpoint, export_huggingface, model_card, save
 from jprune.checkpoints.hf_export import zeroed_sublayers
+from jprune.checkpoints.mask_files import ARRAYS, copy_arrays, find_arrays
 from jprune.core.errors import InputError
 from jprune.core.files import PathLike, as_path, read_json, write_json, write_text
+from jprune.core.processes import on_writer
 from jprune.data import find_source
 from jprune.evaluate import EvaluationSet, evaluate_sets, evaluation_sets, preset
 from jprune.llama.model import Llama, count_params
@@ -20,10 +22,10 @@ from jprune.pipeline.pruning_config import PruningConfig
 from jprune.pipeline.source import SourceModel
 from jprune.pipeline.stages import Stage
 from jprune.transforms import Recipe, Transform, chain, from_step
+from jprune.transforms.sparse import keeps_shapes, stored_digests
 from jprune.transforms.transform import Sources
 
 CHECKPOINT = "checkpoints/pruned"
-ARRAYS = "arrays"
 RECIPE = "recipe.json"
 
 
@@ -83,6 +85,7 @@ class PruningRun:
     def write_recipe(self, transform: Transform) -> dict[str, Any]:
         """Writes down what is done to the model; gives its steps and the sizes of the result."""
         recipe = self.first_recipe().with_sources(*self.variants)[0]
+        on_writer(self._copy_arrays)
         write_json(self.root / RECIPE, recipe.then(transform).to_json())
         steps = list(transform.steps)
         return {"steps": steps, "after": self._sizes(self._result_shapes(steps))}
@@ -91,6 +94,25 @@ class PruningRun:
         """How the model that the run starts from was made, or itself as the source."""
         source = self.source
         return Recipe.of_model(source.recipe(), source.name, source.path, source.sha256)
+
+    @property
+    def inherited(self) -> list[str]:
+        """SHA-256 of the files that the steps name which made the model that the run starts from.
+
+        They are kept beside the run's own recipe, which begins with these steps.
+        """
+        return stored_digests(self.first_recipe().steps)
+
+    @property
+    def recipe_outputs(self) -> tuple[str, ...]:
+        """What `write_recipe` writes."""
+        return (RECIPE, ARRAYS) if self.inherited else (RECIPE,)
+
+    def _copy_arrays(self) -> None:
+        """Copies what `inherited` names from where the model is."""
+        if self.inherited:
+            found = find_arrays(self.source.folder, self.inherited)
+            copy_arrays(found, self.root / ARRAYS, self.inherited)
 
     def further(self, index: int, form: str) -> Llama:
         """A further source of the recipe, which a step names by its index.
@@ -198,8 +220,10 @@ class PruningRun:
         """The shapes of what the steps make; no model is loaded for it."""
         _, indices = self.first_recipe().with_sources(*self.variants)
 
+        changing = [step for step in steps if not keeps_shapes(step)]
+
         def apply(llama: Llama, variants: Sequence[Llama]) -> Llama:
-            return self._chain(steps, dict(zip(indices, variants, strict=True)))(llama)
+            return self._chain(changing, dict(zip(indices, variants, strict=True)))(llama)
 
         shapes = [model.abstract() for model in (self.source, *self.variants)]
         return jax.eval_shape(apply, shapes[0], shapes[1:])

@@ -1,6 +1,7 @@
 """What every pruning run is asked: the model, its data, and how it is measured."""
 
 import dataclasses
+import math
 from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
@@ -100,6 +101,11 @@ def check_integers(config: Any, least: Mapping[str, int], *, optional: bool = Fa
             continue
         if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
             raise InputError(f"config key {key!r} takes an integer from {minimum} on, not {value}")
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def check_options(options: Mapping[str, Any], accepted: Collection[str] | None, owner: str) -> None:

@@ -12,17 +12,20 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from jprune.allocate import allocate, layerwise_patterns, sizes_only
+from jprune.allocate import allocate, is_own, layerwise_patterns, sizes_only
+from jprune.checkpoints.mask_files import ARRAYS
+from jprune.core.errors import InputError
 from jprune.core.files import PathLike, read_json, sha256_json, write_json
 from jprune.core.paths import file_stem
 from jprune.core.version import __version__
 from jprune.data import check_vocabulary
 from jprune.evaluate import perplexity
 from jprune.llama.blockwise import block_shapes
+from jprune.llama.model import Llama
 from jprune.pipeline import sparse_estimate
 from jprune.pipeline.calibration import Calibration
 from jprune.pipeline.job import Job
-from jprune.pipeline.pruning import ARRAYS, RECIPE, PruningRun
+from jprune.pipeline.pruning import RECIPE, PruningRun
 from jprune.pipeline.source import SourceModel, find_model, known_identity
 from jprune.pipeline.sparse_config import WIDTH, SparseConfig, sparse_config
 from jprune.pipeline.sparse_figures import (
@@ -36,6 +39,7 @@ from jprune.pipeline.stages import Stage
 from jprune.scores import WeightStats, weight_stats
 from jprune.scores.inputs import offloaded
 from jprune.scores.masks import UNSTRUCTURED, parse_pattern
+from jprune.scores.sparsify import block_patterns
 from jprune.transforms import from_step
 
 STATISTICS = "scores/statistics.json"
@@ -52,6 +56,7 @@ def sparse_job(values: Mapping[str, Any], workdir: PathLike) -> Job:
     # Blocks then go to the device one at a time.
     shardings = "host" if "weights" in offloaded(config.offload) else None
     source = find_model(config.model, config.dtype, known_identity(workdir), shardings)
+    _check_fits(config, source.abstract())
     run = SparseRun(config, source, workdir)
     return Job(
         stages=tuple(run.stages()),
@@ -72,8 +77,10 @@ class SparseRun(PruningRun):
     def stages(self) -> list[Stage]:
         """Every stage with the keys that it depends on."""
         config = self.config
-        data = ("calibration",) if config.reads_data else ()
-        stages = [self.model_stage(), *(self.calibration.stages() if data else ())]
+        data = ("calibration",) if config.pass_reads_data else ()
+        before, after = self.evaluation_stages()
+        stages = [self.model_stage(), before]
+        stages += self.calibration.stages() if config.reads_data else ()
         if any(map(config.needs_statistics, config.allocations)):
             keys = {"outlier_factor": config.outlier_factor}
             needs = ("model", "calibration")
@@ -86,8 +93,8 @@ class SparseRun(PruningRun):
             Stage("allocation", keys, self.allocate, ("model", *statistics), (ALLOCATION,)),
             Stage("prune", config.criterion_keys, self.prune, needs, (ARRAYS,)),
             Stage("recipe", {}, self.make_recipe, ("model", "prune"), (RECIPE,)),
-            *self.evaluation_stages(),
-            *(self._curve_stages(data) if config.curve_windows and config.compare else ()),
+            after,
+            *(self._curve_stages(data) if config.curve_windows else ()),
             *self.saving_stages(),
         ]
         return [*stages, self.report_stage(stages)]
@@ -100,11 +107,12 @@ class SparseRun(PruningRun):
             series = [values[name] for name in names if name in values]
             content["figures"]["sparsity_curve"] = values["curve-dense"] | {
                 "criterion": config.criterion,
-                "pattern": config.pattern,
+                "pattern": None if config.criterion == WIDTH else config.pattern,
                 "series": series,
             }
         if "prune" in values:
-            asked = {name: getattr(config, name) for name in ("criterion", "allocation", "pattern")}
+            names = ("criterion", "allocation") + ("pattern",) * (config.criterion != WIDTH)
+            asked = {name: getattr(config, name) for name in names}
             content["sparsity"] = asked | {"target": config.target} | values["prune"]["figures"]
         return content
 
@@ -151,13 +159,14 @@ class SparseRun(PruningRun):
             }
         )
         folder, itemsize = self.root / ARRAYS, self.source.own_dtype.itemsize
+        keep = self.inherited
         if config.criterion == WIDTH:
             assert ids is not None  # width reads data
-            step = width_pass(llama, config, ids, density, folder, key)
+            step = width_pass(llama, config, ids, density, folder, key, keep)
             figures = width_figures(llama, step, density, itemsize)
         else:
             everywhere = patterns or [UNSTRUCTURED] * llama.num_layers
-            step, masks = mask_pass(llama, config, ids, density, everywhere, folder, key)
+            step, masks = mask_pass(llama, config, ids, density, everywhere, folder, key, keep)
             figures = mask_figures(llama, masks, density, patterns, itemsize)
         return {"steps": list(step.steps), "figures": figures}
 
@@ -180,14 +189,19 @@ class SparseRun(PruningRun):
         config, llama = self.config, self.checkpoint().llama
         (first,) = self.evaluation_sets(config.eval[:1], config.curve_windows)
         ids = self.calibration.ids() if "calibration" in values else None
-        achieved, ppl = [], []
-        for target in config.curve_targets:
+
+        def point(target: float) -> tuple[float, float]:
+            """Achieved sparsity and perplexity; the pruned model is let go before the next."""
+            if allocation == config.allocation and target == config.target:
+                achieved = values["prune"]["figures"]["achieved"]
+                return achieved, perplexity(self.pruned(values), first.ids).ppl
             density = self._densities(allocation, target)
             patterns = self._patterns(density) or [UNSTRUCTURED] * llama.num_layers
-            pruned, gone = prune(llama, config, ids, density, patterns)
-            achieved.append(gone)
-            ppl.append(perplexity(pruned, first.ids).ppl)
+            pruned, achieved = prune(llama, config, ids, density, patterns)
+            return achieved, perplexity(pruned, first.ids).ppl
+
         targets = list(config.curve_targets)
+        achieved, ppl = zip(*map(point, targets), strict=True)
         return {"allocation": allocation, "sparsity": targets, "achieved": achieved, "ppl": ppl}
 
     def _curve_stages(self, data: tuple[str, ...]) -> list[Stage]:
@@ -202,7 +216,10 @@ class SparseRun(PruningRun):
                 curve_stage(name),
                 keys | config.allocation_keys(name),
                 partial(self.draw_curve, name),
-                ("model", *data, *self._statistics_needed(name)),
+                (
+                    *("model", *data, *self._statistics_needed(name)),
+                    *(("prune", "recipe") if name == config.allocation else ()),
+                ),
             )
             for name in config.allocations
         ]
@@ -234,6 +251,20 @@ class SparseRun(PruningRun):
         """The original index of every block."""
         origins = self.checkpoint().llama.origins
         return [original_index(origin, index) for index, origin in enumerate(origins)]
+
+
+def _check_fits(config: SparseConfig, llama: Llama) -> None:
+    """Raises InputError if patterns or densities do not fit the model, or options have no sense."""
+    block_patterns(config.pattern, llama)
+    stats = sizes_only([block_weights(block) for block in block_shapes(llama)])
+    known = np.linspace(1, 2, llama.num_layers)  # any will do
+    stats = dataclasses.replace(stats, mean=known, median=known, outliers=known)
+    for name in config.allocations:
+        if not is_own(name):
+            try:
+                allocate(name, stats, config.target, **config.options_for(name))
+            except (TypeError, ValueError) as error:
+                raise InputError(f"the options of {name} are wrong: {error}") from None
 
 
 def curve_stage(allocation: str) -> str:

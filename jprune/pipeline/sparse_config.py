@@ -4,15 +4,16 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from jprune.allocate import STATISTICAL, options_of
+from jprune.allocate import STATISTICAL, is_own, options_of
 from jprune.core.errors import InputError, unknown
 from jprune.core.files import sha256_file
-from jprune.core.paths import as_path
+from jprune.core.paths import as_path, file_stem
 from jprune.core.plugins import code_of
 from jprune.pipeline.pruning_config import (
     PruningConfig,
     check_choice,
     check_options,
+    is_number,
     read_config,
     strings,
 )
@@ -38,7 +39,7 @@ class SparseConfig(PruningConfig):
       options: of the criterion width, for example {"uniform": True, "multiple": 128}.
       allocation: how the sparsity is spread over the blocks: uniform, linear_depth, owl, dlp, the
         path of a JSON file with a density per block, or module:function.
-      allocation_options: of it, for example {"reduce": "median"} for dlp.
+      allocation_options: of allocations, by name: {"dlp": {"reduce": "median"}}.
       outlier_factor: a metric so many times the block's mean is an outlier to owl.
       sparsity: share of the blocks' weights that goes; None for 0.7, or what an N:M pattern gives.
       pattern: unstructured, or N:M such as 2:4: N of every M consecutive inputs stay.
@@ -48,7 +49,8 @@ class SparseConfig(PruningConfig):
       num_windows: calibration windows.
       protocol: of perplexity, a name of `jprune.evaluate.PROTOCOLS`.
       curve_sparsities: where perplexity is measured for the curve of every allocation.
-      curve_windows: evaluation windows of that curve; 0 for no curve.
+      curve_windows: evaluation windows of that curve; 0 for no curve, which saves a pruning pass
+        for each of its points.
     """
 
     criterion: str = "wanda"
@@ -74,7 +76,7 @@ class SparseConfig(PruningConfig):
     @property
     def allocations(self) -> tuple[str, ...]:
         """The allocation that decides, then those to compare it with."""
-        return (self.allocation, *(name for name in self.compare if name != self.allocation))
+        return tuple(dict.fromkeys((self.allocation, *self.compare)))
 
     @property
     def curve_targets(self) -> tuple[float, ...]:
@@ -84,18 +86,22 @@ class SparseConfig(PruningConfig):
         return tuple(sorted({*self.curve_sparsities, self.target}))
 
     @property
+    def pass_reads_data(self) -> bool:
+        """Whether the criterion reads calibration windows."""
+        return self.criterion == WIDTH or not mask_data_free(self.criterion)
+
+    @property
     def reads_data(self) -> bool:
         """Whether calibration windows are needed."""
-        reads = self.criterion == WIDTH or not mask_data_free(self.criterion)
-        return reads or any(map(self.needs_statistics, self.allocations))
+        return self.pass_reads_data or any(map(self.needs_statistics, self.allocations))
 
     def needs_statistics(self, allocation: str) -> bool:
         """Whether an allocation reads statistics of the weights; the user's own may."""
-        return allocation in STATISTICAL or ":" in allocation
+        return allocation in STATISTICAL or is_own(allocation)
 
     def options_for(self, allocation: str) -> Mapping[str, Any]:
         """The options of one of the allocations."""
-        return self.allocation_options if allocation == self.allocation else {}
+        return self.allocation_options.get(allocation, {})
 
     def allocation_keys(self, allocation: str) -> dict[str, Any]:
         """What the densities of an allocation depend on, apart from statistics and sparsity."""
@@ -104,7 +110,7 @@ class SparseConfig(PruningConfig):
         }
         if allocation.endswith(".json"):
             return keys | {"file": sha256_file(as_path(allocation))}
-        return keys | (code_of(allocation, "allocation") if ":" in allocation else {})
+        return keys | (code_of(allocation, "allocation") if is_own(allocation) else {})
 
     @property
     def criterion_keys(self) -> dict[str, Any]:
@@ -121,23 +127,32 @@ def sparse_config(values: Mapping[str, Any]) -> SparseConfig:
         nearest name; a missing model or data source; a number out of range.
     """
     fields = dict(values)
-    for key in ("options", "allocation_options"):
-        fields[key] = dict(fields.get(key) or {})
+    options = dict(fields.get("options") or {})
+    fields["options"] = {key: value for key, value in options.items() if value is not None}
+    of_allocations = dict(fields.get("allocation_options") or {})
+    fields["allocation_options"] = {key: dict(value or {}) for key, value in of_allocations.items()}
     fields["curve_sparsities"] = _numbers(fields.get("curve_sparsities", ()))
     config = read_config(SparseConfig, fields)
     if ":" not in config.criterion and config.criterion not in (*MASK_CRITERIA, WIDTH):
         raise unknown("criterion", config.criterion, (*MASK_CRITERIA, WIDTH))
-    for name in config.allocations:
+    for name in (*config.allocations, *config.allocation_options):
         accepted = options_of(name)
         check_options(config.options_for(name), accepted, f"the allocation {name}")
         if name.endswith(".json") and not as_path(name).exists():
             raise InputError(f"no such file: {name}")
+    stems = [file_stem(name) for name in config.allocations]
+    if len(set(stems)) < len(stems):
+        raise InputError(
+            f"allocations {', '.join(config.allocations)} have names too much alike; rename one"
+        )
     check_choice(config, "offload", OFFLOADS)
     _check_options(config)
     _check_sparsity(config)
-    if config.reads_data and not config.calibration:
-        what = config.criterion if config.criterion not in ("magnitude",) else config.allocation
-        raise InputError(f"{what} reads data: give --config.calibration=SOURCE")
+    if not config.calibration:
+        readers = [config.criterion] if config.pass_reads_data else []
+        readers += filter(config.needs_statistics, config.allocations)
+        for name in readers:
+            raise InputError(f"{name} reads data: give --config.calibration=SOURCE")
     return config
 
 
@@ -159,12 +174,12 @@ def _check_options(config: SparseConfig) -> None:
 def _check_sparsity(config: SparseConfig) -> None:
     pattern = parse_pattern(config.pattern)
     for sparsity in (config.target, *config.curve_sparsities):
-        if isinstance(sparsity, bool) or not 0 <= sparsity < 1:
+        if not is_number(sparsity) or not 0 <= sparsity < 1:
             raise InputError(
                 f"sparsity {sparsity} is outside [0, 1); 0.7 prunes 70% of the weights"
             )
-    if config.outlier_factor <= 0:
-        raise InputError(f"outlier_factor is above 0, not {config.outlier_factor}")
+    if not is_number(config.outlier_factor) or config.outlier_factor <= 0:
+        raise InputError(f"outlier_factor is a number above 0, not {config.outlier_factor}")
     if pattern is None:
         return
     if config.criterion == WIDTH:

@@ -38,7 +38,8 @@ def lines(config: SparseConfig, source: SourceModel, states: Sequence[StageState
     itemsize = source.own_dtype.itemsize
     disk = 2 * after * itemsize
     if config.criterion != WIDTH:  # masks, and the weights that are new
-        disk += linears // 8 + (linears * itemsize if config.criterion in NEW_KERNELS else 0)
+        new = linears if config.criterion in NEW_KERNELS else 0
+        disk += linears // 8 + new * source.dtype.itemsize
     sparse = f", {count(zeros)} of them zero" if zeros else ""
     return [
         f"parameters: {count(before)} -> {about}{count(after)} ({change(after, before)}){sparse}",

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from jprune.checkpoints.mask_files import fetch, store, stored
 from jprune.core.errors import InputError
 from jprune.core.files import PathLike, as_path
-from jprune.core.processes import on_writer, to_host
+from jprune.core.processes import on_writer, to_host, together
 from jprune.core.progress import log
 from jprune.llama.linears import linear_kernels
 from jprune.llama.masks import Mask, sparsity
@@ -58,6 +58,7 @@ def mask_pass(
     patterns: Sequence[str],
     folder: PathLike,
     key: str,
+    keep: Sequence[str] = (),
 ) -> tuple[Transform, dict[str, Mask]]:
     """Masks of every block; each block's are in a file of `folder` before the next but one begins.
 
@@ -69,14 +70,15 @@ def mask_pass(
       patterns: of the blocks.
       folder: of the files; others than those of this pass are removed when it ends.
       key: what the masks depend on: a pass that was stopped under the same goes on.
+      keep: SHA-256 of further files that stay.
 
     Returns:
       The step of the recipe, and all masks.
     """
     progress = Progress(folder, key)
     new_kernels = config.criterion in NEW_KERNELS
-    done = dict(_restored(llama, progress, folder))
-    progress.keep(len(done))
+    progress.keep(on_writer(lambda: _whole(progress, folder)))  # one decides for all processes
+    done = dict(together(lambda: list(_restored(llama, progress, folder))))
     if done:
         log.info("%d of %d blocks were pruned before", len(done), llama.num_layers)
 
@@ -100,12 +102,19 @@ def mask_pass(
         after=after,
         offload=config.offload,
     )
-    on_writer(lambda: _remove_others(folder, progress.entries))
-    return sparse_weights(progress.entries, arrays=str(folder)), result.masks
+    on_writer(lambda: _remove_others(folder, [*progress.entries, *keep]))
+    adjusted = {"adjusted": True} if new_kernels else {}
+    return sparse_weights(progress.entries, arrays=str(folder), **adjusted), result.masks
 
 
 def width_pass(
-    llama: Llama, config: SparseConfig, ids: Ids, densities: Densities, folder: PathLike, key: str
+    llama: Llama,
+    config: SparseConfig,
+    ids: Ids,
+    densities: Densities,
+    folder: PathLike,
+    key: str,
+    keep: Sequence[str] = (),
 ) -> Transform:
     """The heads and neurons that stay in every block; see `mask_pass`.
 
@@ -123,7 +132,7 @@ def width_pass(
         offload=config.offload,
         **width_options(config),
     )
-    on_writer(lambda: _remove_others(folder, ()))
+    on_writer(lambda: _remove_others(folder, keep))
     return narrow(**widths.to_json())
 
 
@@ -139,18 +148,25 @@ def _indices(recorded: list[int] | None) -> tuple[int, ...] | None:
     return None if recorded is None else tuple(recorded)
 
 
+def _whole(progress: Progress, folder: PathLike) -> int:
+    """How many of the first blocks have files that are there and undamaged."""
+    for index, digest in enumerate(progress.entries):
+        try:
+            fetch(folder, digest)
+        except InputError as error:
+            log.warning("%s; block %d is pruned again", error, index)
+            return index
+    return len(progress.entries)
+
+
 def _restored(
     llama: Llama, progress: Progress, folder: PathLike
 ) -> Iterator[tuple[int, tuple[Block, dict[str, Mask]]]]:
-    """The first blocks as an earlier pass pruned them, by number, as far as files are whole."""
+    """The first blocks as an earlier pass pruned them, by number."""
     for index, (digest, block) in enumerate(
         zip(progress.entries, single_blocks(llama), strict=False)
     ):
-        try:
-            masks, kernels = fetch(folder, digest)
-        except InputError as error:
-            log.warning("%s; block %d is pruned again", error, index)
-            return
+        masks, kernels = fetch(folder, digest)
         names = {name: f"layers.{index}.{name}.kernel" for name in linear_kernels(block)}
         pruned = mask_block(block, index, masks, kernels)
         yield index, (pruned, {name: masks[full] for name, full in names.items()})

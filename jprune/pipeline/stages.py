@@ -3,7 +3,8 @@
 A stage depends on its own keys (config values, content hashes of inputs) and on the stages that it
 needs; its fingerprint is the hash of both. When it has run, a record `W/stages/NAME.json` is
 written last and atomically, so a process killed at any moment leaves whole stages or none. A stage
-whose record has the right fingerprint, and whose outputs are there, is not run again.
+whose record has the right fingerprint, and whose outputs are there, is not run again, unless one
+that it needs was, and gave another value: on other devices a result may differ in its last bits.
 """
 
 import contextlib
@@ -103,11 +104,6 @@ def plan(workdir: PathLike, stages: Sequence[Stage]) -> list[StageState]:
     return [_look(workdir, stage, prints) for stage in stages]
 
 
-def _foreign(stage: Stage, stages: Sequence[Stage]) -> frozenset[str]:
-    """What other stages write, which may lie in a folder of this one."""
-    return frozenset(output for other in stages if other is not stage for output in other.outputs)
-
-
 def run_stages(
     workdir: PathLike,
     stages: Sequence[Stage],
@@ -170,10 +166,13 @@ def run_stages(
                 continue
             log.info("%s: running (%s)", label, "; ".join(state.reasons))
             enter(replace(state, status="running"))
+            # What other stages write may lie in a folder of this one.
+            others = (other for other in stages if other is not stage)
+            foreign = frozenset(output for other in others for output in other.outputs)
             started = time.monotonic()
             try:
                 values = {need: states[need].value for need in stage.needs}
-                state = _run(workdir, stage, values, prints, _foreign(stage, stages), check_lock)
+                state = _run(workdir, stage, values, prints, foreign, check_lock)
                 check()
             except LeaseLost:
                 raise  # what is here is another's now
@@ -229,6 +228,7 @@ def _run(
                 "fingerprint": prints[stage.name],
                 "keys": stage.keys,
                 "needs": {need: prints[need] for need in stage.needs},
+                "values": {need: sha256_json(values[need]) for need in stage.needs},
                 "seconds": seconds,
                 "outputs": outputs,
                 "value": value,
@@ -261,11 +261,21 @@ def _recorded(workdir: PathLike, stage: Stage, prints: Mapping[str, str]) -> Sta
             f"{output['path']} {reason}"
             for output in record["outputs"]
             if (reason := defect(workdir, output))
-        )
+        ) + _other_values(workdir, stage, record)
     status = "pending" if reasons else "cached"
     value = None if reasons else record.get("value")
     seconds = None if reasons else record.get("seconds")
     return StageState(stage.name, status, seconds, value, reasons)
+
+
+def _other_values(workdir: PathLike, stage: Stage, record: Mapping[str, Any]) -> tuple[str, ...]:
+    """Which needed stages have run since, under the same keys, and given another value."""
+    found = []
+    for need, digest in record.get("values", {}).items():
+        other = read_record(record_path(workdir, need))
+        if other.get("status") == "done" and sha256_json(other.get("value")) != digest:
+            found.append(f"{need} gave another result")
+    return tuple(found)
 
 
 def _differences(stage: Stage, record: Mapping[str, Any], prints: Mapping[str, str]) -> tuple:

@@ -11,7 +11,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Array, Bool, Int
 
 from jprune.core.errors import InputError, unknown
 from jprune.core.plugins import find_function
@@ -98,7 +98,7 @@ def sparsify(
     """
     decide_block = _decision(criterion)
     densities = per_block(density, llama.num_layers)
-    patterns = _patterns(pattern, llama)
+    patterns = block_patterns(pattern, llama)
     if criterion not in MASK_DATA_FREE and (ids is None or not len(ids)):
         raise InputError(f"the criterion {criterion} needs calibration windows")
     away = "weights" in offloaded(offload)
@@ -173,11 +173,15 @@ def _decision(criterion: str) -> Callable[..., tuple[Kernels, KernelMasks]]:
         return _DECIDE[criterion]
     if ":" not in criterion:
         raise unknown("criterion", criterion, MASK_CRITERIA)
-    return partial(_by_wanda, value=find_function(criterion, "criterion"))
+    return partial(_by_own, criterion, find_function(criterion, "criterion"))
 
 
-def _patterns(pattern: str | Sequence[str], llama: Llama) -> list[Pattern | None]:
-    """The pattern of every block, which it is known to divide."""
+def block_patterns(pattern: str | Sequence[str], llama: Llama) -> list[Pattern | None]:
+    """The pattern of every block, which it is known to divide.
+
+    Raises:
+      InputError: another number of them, an unknown one, or one that does not divide the inputs.
+    """
     one = isinstance(pattern, str)
     given = [pattern] * llama.num_layers if isinstance(pattern, str) else list(pattern)
     if len(given) != llama.num_layers:
@@ -204,12 +208,42 @@ def _by_wanda(
     return _masked(kernels, squares, counts, pattern, value, 0)
 
 
+def _by_own(name: str, value, index, kernels: Kernels, inputs: Inputs, *, sparsity, pattern):
+    """As Wanda, by values of the user's, which are checked."""
+    for linear, kernel in kernels.items():
+        s = inputs.squares[INPUT_OF[linear]]
+        try:
+            found = jax.eval_shape(value, kernel, s)
+        except Exception as error:
+            raise InputError(
+                f"{name} failed on {linear} in a compiled program, where it takes and gives arrays "
+                f"of JAX: {type(error).__name__}: {str(error).splitlines()[0]}"
+            ) from error
+        shape = getattr(found, "shape", None)
+        if shape != kernel.shape or not jnp.issubdtype(found.dtype, jnp.floating):
+            raise InputError(
+                f"{name} should give floating-point numbers of the shape {kernel.shape} of the "
+                f"kernel, not {getattr(found, 'dtype', type(found).__name__)} of shape {shape}"
+            )
+        if not _not_negative(kernel, s, value):
+            raise InputError(
+                f"{name} gave negative numbers, or NaN, in block {index} for {linear}; how much a "
+                "weight matters is 0 or more"
+            )
+    return _by_wanda(index, kernels, inputs, sparsity=sparsity, pattern=pattern, value=value)
+
+
+@partial(jax.jit, static_argnames="value")
+def _not_negative(kernel, s, value) -> Bool[Array, ""]:
+    return jnp.all(value(kernel, s) >= 0)
+
+
 @partial(jax.jit, static_argnames=("pattern", "value", "axis"))
 def _masked(kernels: Kernels, squares, counts, pattern: Pattern | None, value, axis: int | None):
     """Kernels and masks by how much `value` says that each weight matters, smallest first."""
     kept, masks = {}, {}
     for name, kernel in kernels.items():
-        values = value(kernel, squares[name])
+        values = value(kernel, squares[name]).astype(jnp.float32)
         if pattern is not None:
             mask = pattern_mask(values, pattern.keep, pattern.of)
         else:

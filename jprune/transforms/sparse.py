@@ -1,6 +1,7 @@
 """Sparse models: kernels of which only the weights under a mask are left."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -37,22 +38,24 @@ def apply_masks(
     Raises:
       InputError: a name that is no kernel of the model, or another shape.
     """
-    blocks = list(single_blocks(llama))
-    known = {f"layers.{i}.{n}.kernel" for i, b in enumerate(blocks) for n in linear_kernels(b)}
-    for name in masks:
-        if name not in known:
-            raise InputError(f"there is a mask for {name}, which the model does not have")
-    pruned = tuple(
-        mask_block(block, index, masks, kernels, keep_masks=keep_masks)
-        for index, block in enumerate(blocks)
+    blocks = dict(enumerate(single_blocks(llama)))
+    _check_known(masks, blocks)
+    return _with_blocks(
+        llama,
+        [
+            mask_block(block, index, masks, kernels, keep_masks=keep_masks)
+            for index, block in blocks.items()
+        ],
     )
-    result = llama.replace(blocks=pruned)
-    return stack(result) if any(isinstance(part, Run) for part in llama.blocks) else result
 
 
 @transform
 def sparse_weights(
-    blocks: Sequence[str], *, arrays: PathLike = ".", keep_masks: bool = False
+    blocks: Sequence[str],
+    *,
+    adjusted: bool = False,
+    arrays: PathLike = ".",
+    keep_masks: bool = False,
 ) -> Callable[[Llama], Llama]:
     """The weights that a sparsity criterion decided on, from files.
 
@@ -62,6 +65,7 @@ def sparse_weights(
     Args:
       blocks: for each block the SHA-256 of its masks and, with SparseGPT, kernels; see
         `jprune.checkpoints.mask_files`.
+      adjusted: whether the weights that stay are new too; for readers of the recipe.
       arrays: the folder with these files; no part of the recipe.
       keep_masks: see `apply_masks`.
 
@@ -74,15 +78,29 @@ def sparse_weights(
             raise InputError(
                 f"the recipe has masks of {len(blocks)} blocks, the model has {llama.num_layers}"
             )
-        masks: dict[str, Mask] = {}
-        kernels: dict[str, np.ndarray] = {}
-        for digest in blocks:
-            found, new = fetch(arrays, digest)
-            masks |= found
-            kernels |= new
-        return apply_masks(llama, masks, kernels, keep_masks=keep_masks)
+        pruned = []  # one after the other: only one block's files are in memory
+        for index, (digest, block) in enumerate(zip(blocks, single_blocks(llama), strict=True)):
+            masks, kernels = fetch(arrays, digest)
+            _check_known(masks, {index: block})
+            pruned.append(mask_block(block, index, masks, kernels, keep_masks=keep_masks))
+        return _with_blocks(llama, pruned)
 
     return apply
+
+
+def stored_digests(steps: Iterable[Mapping[str, Any]]) -> list[str]:
+    """SHA-256 of all files that the steps of a recipe name."""
+    return [
+        digest
+        for step in steps
+        if step.get("op") == sparse_weights.__name__
+        for digest in step["args"]["blocks"]
+    ]
+
+
+def keeps_shapes(step: Mapping[str, Any]) -> bool:
+    """Whether the shapes of a model are the same after a step, which then need not be taken."""
+    return step.get("op") == sparse_weights.__name__
 
 
 def mask_block(
@@ -108,6 +126,20 @@ def mask_block(
             kernel = kernel if new is None else _in_place_of(kernel, new)
             changed[name] = _masked(kernel, masks[full], full, keep_masks)
     return with_kernels(block, changed)
+
+
+def _check_known(masks: Masks, blocks: Mapping[int, Block]) -> None:
+    """Raises InputError if there is a mask for what these blocks, by number, do not have."""
+    known = {f"layers.{i}.{n}.kernel" for i, b in blocks.items() for n in linear_kernels(b)}
+    for name in masks:
+        if name not in known:
+            raise InputError(f"there is a mask for {name}, which the model does not have")
+
+
+def _with_blocks(llama: Llama, blocks: Sequence[Block]) -> Llama:
+    """`llama` with other blocks, in the form that it has."""
+    result = llama.replace(blocks=tuple(blocks))
+    return stack(result) if any(isinstance(part, Run) for part in llama.blocks) else result
 
 
 def _in_place_of(old: Leaf, new: Leaf) -> Leaf:

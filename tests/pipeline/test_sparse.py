@@ -17,7 +17,7 @@ from jprune.scores import sparsify, weight_stats
 from tests.pipeline.runs import eval_ids, ppl, ran
 
 STAGES = [
-    "model", "calibration", "statistics", "allocation", "prune", "recipe", "evaluate-before",
+    "model", "evaluate-before", "calibration", "statistics", "allocation", "prune", "recipe",
     "evaluate-after", "curve-dense", "curve-dlp", "curve-uniform", "export", "checkpoint",
     "report",
 ]  # fmt: skip
@@ -107,9 +107,9 @@ def test_nothing_is_done_twice(sparse_run_copy, sparse_config):
     assert ran(run_config(sparse_config(), workdir)) == []
     again = run_config(sparse_config(compare=("uniform", "owl")), workdir)
     assert ran(again) == ["curve-owl", "report"]
-    lines = dry_run(sparse_config(allocation="uniform", compare=()), workdir)
+    lines = dry_run(sparse_config(allocation="uniform", compare=(), curve_windows=0), workdir)
     assert any(line.startswith("allocation") and "allocation was dlp" in line for line in lines)
-    changed = run_config(sparse_config(sparsity=0.25, compare=()), workdir)
+    changed = run_config(sparse_config(sparsity=0.25, compare=(), curve_windows=0), workdir)
     assert ran(changed) == [
         "allocation", "prune", "recipe", "evaluate-after", "export", "checkpoint", "report",
     ]  # fmt: skip
@@ -118,7 +118,7 @@ def test_nothing_is_done_twice(sparse_run_copy, sparse_config):
 
 
 def test_sparsegpt_stores_its_weights(tmp_path, sparse_config, model, text):
-    values = sparse_config(criterion="sparsegpt", allocation="uniform", compare=())
+    values = sparse_config(criterion="sparsegpt", allocation="uniform", compare=(), curve_windows=0)
     record = run_config(values, tmp_path)
     assert "statistics" not in [stage["name"] for stage in record["stages"]]
     ids = np.load(tmp_path / "calibration.npz")["ids"]
@@ -130,7 +130,11 @@ def test_sparsegpt_stores_its_weights(tmp_path, sparse_config, model, text):
 
 def test_magnitude_needs_no_data(tmp_path, sparse_config, model):
     values = sparse_config(
-        criterion="magnitude", allocation="linear_depth", compare=(), calibration=None
+        criterion="magnitude",
+        allocation="linear_depth",
+        compare=(),
+        curve_windows=0,
+        calibration=None,
     )
     record = run_config(values, tmp_path)
     names = [stage["name"] for stage in record["stages"]]
@@ -162,12 +166,16 @@ def test_densities_from_the_file_of_another_run(sparse_run, tmp_path, sparse_con
     workdir, record = sparse_run
     file = tmp_path / "allocation.json"
     file.write_text((workdir / "scores" / "allocation.json").read_text())
-    again = run_config(sparse_config(allocation=str(file), compare=()), tmp_path / "W")
+    again = run_config(
+        sparse_config(allocation=str(file), compare=(), curve_windows=0), tmp_path / "W"
+    )
     rows = zip(again["sparsity"]["blocks"], record["sparsity"]["blocks"], strict=True)
     assert all(a["density"] == pytest.approx(b["density"]) for a, b in rows)
     assert again["figures"]["after"] == record["figures"]["after"]
     file.write_text(json.dumps([0.5] * 4))
-    changed = run_config(sparse_config(allocation=str(file), compare=()), tmp_path / "W")
+    changed = run_config(
+        sparse_config(allocation=str(file), compare=(), curve_windows=0), tmp_path / "W"
+    )
     assert ran(changed)[0] == "allocation"
 
 
@@ -179,7 +187,7 @@ def test_a_model_on_the_host_gives_the_same(sparse_run, tmp_path, sparse_config)
 
 
 def test_on_a_mesh(tmp_path, sparse_config):
-    values = sparse_config(criterion="sparsegpt", compare=())
+    values = sparse_config(criterion="sparsegpt", compare=(), curve_windows=0)
     one = run_config(values, tmp_path / "one")
     many = run_config(values | {"mesh": "data:2,fsdp:2,tensor:2"}, tmp_path / "many")
     assert many["sparsity"]["zeros"] == one["sparsity"]["zeros"]

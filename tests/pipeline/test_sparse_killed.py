@@ -97,3 +97,17 @@ def test_a_progress_file_that_cannot_be_read(tmp_path, sparse_config):
     whole = run_config(config, tmp_path)
     (tmp_path / "arrays" / "progress.json").write_text("{")
     assert run_config(config, tmp_path)["sparsity"] == whole["sparsity"]
+
+
+def test_another_result_under_the_same_keys_reaches_all_stages(tmp_path, sparse_config):
+    """A mesh is no key, but it may change the last bits, and with them the files' names."""
+    config = sparse_config(criterion="sparsegpt", compare=(), curve_windows=0)
+    run_config(config, tmp_path)
+    for file in (tmp_path / "arrays").glob("*.safetensors"):
+        file.unlink()
+    record = run_config(config | {"mesh": "data:2,fsdp:2,tensor:2"}, tmp_path)
+    ran = [stage["name"] for stage in record["stages"] if stage["status"] == "done"]
+    blocks = read_json(tmp_path / "recipe.json")["steps"][0]["args"]["blocks"]
+    assert {p.stem for p in (tmp_path / "arrays").glob("*.safetensors")} == set(blocks)
+    if len(ran) > 1:  # the bits did differ
+        assert ran == ["prune", "recipe", "evaluate-after", "export", "checkpoint", "report"]
