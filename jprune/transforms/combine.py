@@ -23,7 +23,7 @@ from jprune.llama.kernels import Kernel, Leaf, Lora, Masked, fold_kernels, is_ke
 from jprune.llama.mixing import mix_tensors
 from jprune.llama.model import Block, Llama, Run
 from jprune.llama.names import leaf_name
-from jprune.llama.stack import LayerSlice, cut_out, layers_of, stack, structure
+from jprune.llama.stack import LayerSlice, cut_out, layers_of, structure
 from jprune.transforms.merge_registry import METHODS, Method, find_method
 
 # Options that jitted functions take as numbers, so that another value is no other program.
@@ -86,8 +86,6 @@ def combine(
       ends: the same of the embeddings, the final norm and the head.
     """
     is_stacked = any(isinstance(part, Run) for part in sources[0].blocks)
-    if is_stacked:  # every layer of the first, as those of the result will be
-        sources = [stack(sources[0]), *sources[1:]]
     shapes = block_shapes(sources[0])
     views = [_leaves_of_layers(source) for source in sources]
     origins = [shapes[layer].origin for layer, _ in layers]

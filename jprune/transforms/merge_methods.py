@@ -173,7 +173,7 @@ def model_stock(base: Tensor, variants: Sequence[Tensor]) -> Result:
     any_zero = jnp.any(jnp.stack(norms) == 0)
     cosine = jnp.where(any_zero, 1, sum(products) / len(pairs))
     below = 1 + (count - 1) * cosine
-    t = jnp.where(below > 0, count * cosine / jnp.where(below > 0, below, 1), 0)
+    t = jnp.where(below > 0, count * cosine / below, 0)
     mix = jnp.stack([1 - t, *[t / count] * count])
     return mix_tensors(mix, (base, *variants))
 

@@ -45,6 +45,16 @@ def test_equal_sources_are_exactly_the_result(mix):
     np.testing.assert_array_equal(bits(mix_tensors(np.float32(mix), [x] * 4)), bits(x))
 
 
+def test_coefficients_that_add_up_to_one_but_for_their_rounding():
+    (x,) = tensors(1)
+    sums = set()
+    for factor in np.linspace(0.05, 1, 20):
+        mix = np.float32([1 - 3 * factor, factor, factor, factor])
+        sums.add(float(np.cumsum(mix)[-1]))
+        np.testing.assert_array_equal(bits(mix_tensors(mix, [x] * 4)), bits(x))
+    assert len(sums) > 1
+
+
 def test_one_source_alone_is_the_result_bit_for_bit():
     x = tensors(3)
     x[1][0, :2] = -0.0, 1e-42
@@ -58,6 +68,7 @@ def test_a_factor_on_one_source():
     (x,) = tensors(1)
     np.testing.assert_array_equal(mix_tensors(np.float32([0.25]), [x]), 0.25 * x)
     np.testing.assert_array_equal(mix_tensors(np.float32([0, 0]), [x, x]), 0 * x)
+    np.testing.assert_array_equal(mix_tensors(np.float32([0, 0.25]), [x * np.nan, x]), 0.25 * x)
 
 
 def test_sources_without_a_coefficient_may_be_left_out():
