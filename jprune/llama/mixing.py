@@ -40,7 +40,7 @@ def mix_tensors(
     for j in range(1, len(x)):
         pivot = jnp.where(largest == j, x[j], pivot)
     # Selected, not multiplied by 1 and 0: one source alone stays as it is, denormals too. And a sum
-    # has one product at most, so that no compiler can round it differently elsewhere.
+    # has one product at most, which leaves no choice of what to fuse: programs round it alike.
     mixed = jnp.where(total == 1, pivot, total * pivot)
     for j in range(len(x)):
         idle = (c[j] == 0) | (largest == j)

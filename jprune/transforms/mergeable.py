@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from jprune.core.errors import InputError, unknown
+from jprune.core.progress import log
 from jprune.llama.blockwise import block_shapes
 from jprune.llama.config import Rope
 from jprune.llama.kernels import fold_kernels
@@ -26,7 +27,6 @@ _AGREE: tuple[tuple[str, Callable[[Llama], Any]], ...] = (
     ("tied embeddings", lambda llama: "yes" if llama.lm_head is None else "no"),
     ("sliding window", lambda llama: llama.config.sliding_window),
     ("activation", lambda llama: llama.config.hidden_act),
-    ("epsilon of the norms", lambda llama: llama.config.rms_norm_eps),
 )
 _WIDTHS: tuple[tuple[str, Callable[[Width], int]], ...] = (
     ("attention heads", lambda width: width.heads * width.group),
@@ -56,6 +56,12 @@ def check_mergeable(names: Sequence[str], models: Sequence[Llama], vocab: str = 
                 hint = "--vocab=intersect crops all to the tokens that they begin with"
             raise InputError(f"{names[0]} and {name} differ in {what}: {first} and {other}; {hint}")
         _check_blocks(names[0], models[0], name, model)
+        epsilons = [m.config.rms_norm_eps for m in (models[0], model)]
+        if epsilons[0] != epsilons[1]:  # often an accident of a conversion
+            log.warning(
+                "%s and %s differ in the epsilon of their norms: %g and %g; the former counts",
+                *(names[0], name, *epsilons),
+            )
 
 
 def same_vocabulary(models: Sequence[Llama]) -> list[Llama]:
