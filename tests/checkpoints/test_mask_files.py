@@ -4,7 +4,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jprune.checkpoints.mask_files import fetch, load_masks, save_masks, store, stored
+from jprune.checkpoints.mask_files import (
+    copy_arrays,
+    fetch,
+    find_arrays,
+    load_masks,
+    save_masks,
+    store,
+    stored,
+)
 from jprune.core import InputError
 from jprune.llama.masks import pack, unpack
 
@@ -59,3 +67,23 @@ def test_other_files(tmp_path, content):
         load_masks(tmp_path / "masks")
     with pytest.raises(InputError, match="no such file"):
         load_masks(tmp_path / "none")
+
+
+def test_arrays_are_found_from_a_model_inside_a_run(tmp_path):
+    digest = store(tmp_path / "W" / "arrays", MASKS)
+    for inside in ("W", "W/model", "W/checkpoints/pruned"):
+        (tmp_path / inside).mkdir(parents=True, exist_ok=True)
+        assert find_arrays(tmp_path / inside, [digest]) == tmp_path / "W" / "arrays"
+    assert find_arrays(tmp_path / "W" / "model", ["0" * 64]) == tmp_path / "W" / "model" / "arrays"
+
+
+def test_copied_arrays(tmp_path):
+    digest = store(tmp_path / "A", MASKS)
+    for _ in range(2):  # what is there is left
+        copy_arrays(tmp_path / "A", tmp_path / "B", [digest])
+    masks, _ = fetch(tmp_path / "B", digest)
+    assert masks.keys() == MASKS.keys()
+    (tmp_path / "A" / f"{digest}.safetensors").unlink()
+    fetch(tmp_path / "B", digest)
+    with pytest.raises(InputError, match="are not in .*A; put"):
+        copy_arrays(tmp_path / "A", tmp_path / "C", [digest])

@@ -16,7 +16,7 @@ from jprune.pipeline.job import dry_run, run_config
 from jprune.scores import choose_widths
 from jprune.scores.inputs import stream
 from jprune.transforms import narrow
-from tests.pipeline.runs import eval_ids, ppl
+from tests.pipeline.runs import eval_ids, ppl, ran
 
 
 def own_criterion(kernel, s):
@@ -236,3 +236,36 @@ def test_sizes_are_known_before(tmp_path, sparse_config, model):
     )
     offloaded = dry_run(sparse_config(offload="weights"), tmp_path)[-2]
     assert memory_figure(offloaded) < memory_figure(memory)
+
+
+def test_an_edited_criterion_of_the_users_own_is_run_again(tmp_path, sparse_config, monkeypatch):
+    file = tmp_path / "criterion_of_test_sparse.py"
+    code = "import jax.numpy as jnp\n\n\ndef mine(kernel, s):\n    return jnp.abs(kernel){}\n"
+    file.write_text(code.format(""))
+    monkeypatch.syspath_prepend(tmp_path)
+    values = sparse_config(
+        criterion="criterion_of_test_sparse:mine", allocation="uniform", compare=(), curve_windows=0
+    )
+    try:
+        run_config(values, tmp_path / "W")
+        assert ran(run_config(values, tmp_path / "W")) == []
+        file.write_text(code.format(" * s[:, None] "))
+        sys.modules.pop("criterion_of_test_sparse")  # as a new process does
+        again = run_config(values, tmp_path / "W")
+        assert ran(again)[:2] == ["prune", "recipe"]
+    finally:
+        sys.modules.pop("criterion_of_test_sparse", None)
+
+
+def test_what_cannot_matter_reruns_nothing(tmp_path, sparse_config):
+    values = sparse_config(criterion="magnitude", allocation="uniform", compare=("linear_depth",))
+    run_config(values, tmp_path)
+    again = run_config(values | {"compare": ("linear_depth", "dlp"), "seed": 1}, tmp_path)
+    assert ran(again) == ["calibration", "statistics", "curve-dlp", "report"]
+
+
+def test_width_has_no_pattern(tmp_path, sparse_config):
+    record = run_config(sparse_config(criterion="width", sparsity=0.25, compare=()), tmp_path)
+    assert "pattern" not in record["sparsity"]
+    assert record["figures"]["sparsity_curve"]["pattern"] is None
+    assert "unstructured" not in (tmp_path / "report.html").read_text()

@@ -252,3 +252,34 @@ def test_what_patterns_and_criteria_cannot_be():
         sparsify(LLAMA, "magnitude", density=0.5, pattern=["2:4", "unstructured", "2:4"])
     with pytest.raises(InputError, match="cannot import the criterion 'nowhere:f'"):
         sparsify(LLAMA, "nowhere:f", IDS, density=0.5)
+
+
+def negative(kernel, s):
+    return kernel
+
+
+def too_small(kernel, s):
+    return s
+
+
+def whole_numbers(kernel, s):
+    return jnp.ones(kernel.shape, jnp.int32)
+
+
+def by_numpy(kernel, s):
+    return np.abs(kernel) * np.asarray(s)[:, None]
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (negative, "gave negative numbers, or NaN, in block 0 for self_attn.q_proj"),
+        (too_small, r"of the shape \(32, 32\) of the kernel, not float32 of shape \(32,\)"),
+        (whole_numbers, "should give floating-point numbers .* not int32"),
+        (by_numpy, "failed on self_attn.q_proj in a compiled program, .* arrays of JAX"),
+    ],
+)
+def test_criteria_of_the_users_own_that_do_not_keep_to_it(function, message):
+    sys.modules.setdefault(__name__, sys.modules[function.__module__])
+    with pytest.raises(InputError, match=message):
+        sparsify(LLAMA, f"{__name__}:{function.__name__}", IDS, density=0.5)
