@@ -23,7 +23,7 @@ from jprune.core.errors import InputError, Interrupted, JpruneError
 from jprune.core.mesh import use_mesh
 from jprune.core.version import __version__
 from jprune.data import calibration_windows, evaluation_windows
-from jprune.evaluate import perplexity
+from jprune.evaluate import Removal, StitchedModels, perplexity
 from jprune.llama import (
     Block,
     Llama,
@@ -95,10 +95,12 @@ __all__ = [
     "Origin",
     "Plan",
     "Recipe",
+    "Removal",
     "Rope",
     "Scores",
     "Sparse",
     "StitchPlan",
+    "StitchedModels",
     "Transform",
     "Unit",
     "WeightStats",

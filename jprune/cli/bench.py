@@ -2,13 +2,14 @@
 
     jprune bench --suite=scores --shape=llama2-7b --out=bench.json
     jprune bench --suite=masks --shape=llama2-7b --repeats=1
+    jprune bench --suite=search --shape=llama2-7b --repeats=9
     jprune bench --suite=scores --model=DIR
 
 A shape has random weights. Each job runs once to compile and then several times; the median counts.
 The limit is the job's FLOPs at the rate of a large matrix product, measured in the same run.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -32,20 +33,27 @@ from jprune.measure import (
     peak_bytes,
     peak_flops,
     score_jobs,
+    search_jobs,
     shape_named,
 )
 from jprune.report.tables import count, significant
 
-SUITES: dict[str, Callable[..., list[Job]]] = {"scores": score_jobs, "masks": mask_jobs}
+SUITES: dict[str, Callable[..., list[Job]]] = {
+    "scores": score_jobs,
+    "masks": mask_jobs,
+    "search": search_jobs,
+}
 
 # Seconds on one H200 at the Llama-2-7B shape in bfloat16: the published loops in PyTorch, and what
-# jprune aims at. In the order of the suite's jobs.
-TARGETS: dict[tuple[str, str, str], dict[str, tuple[float, ...]]] = {
+# jprune aims at; of a search, the ratio of a trial to a forward pass. In the order of the suite's
+# jobs.
+TARGETS: dict[tuple[str, str, str], dict[str, tuple[float | None, ...]]] = {
     ("scores", "llama2-7b", "H200"): {
         "reference": (7.40, 0.233, 3.84),
         "goal": (0.50, 0.12, 2.9),
     },
     ("masks", "llama2-7b", "H200"): {"reference": (35.5, 221.0), "goal": (18.0, 45.0)},
+    ("search", "llama2-7b", "H200"): {"goal_ratio": (None, 1.1)},
 }
 
 
@@ -64,14 +72,18 @@ def run(flags: Flags) -> int:
     llama = _model(flags)
     mesh, device = current_mesh(), jax.devices()[0]
     devices = mesh.size if mesh else 1
-    results = []
+    results: dict[str, Measurement] = {}
+    figures: dict[str, Mapping[str, float]] = {}
     for job in SUITES[flags.suite](llama, seed=flags.seed):
         log.info("measuring: %s", job.name)
-        results.append(measure(job, flags.repeats))
+        result = measure(job, flags.repeats)
+        figures[job.name] = job.figures(result, results) if job.figures else {}
+        results[job.name] = result
     # The ceilings come last: their matrices would count as the jobs' memory.
     used = max((peak_bytes(one) or 0 for one in jax.local_devices()[:devices]), default=0) or None
     ceilings = measure_ceilings(llama.dtype)
-    rows = _rows(flags, results, ceilings, device, devices)
+    rows = _rows(flags, list(results.values()), ceilings, device, devices)
+    rows = [{**row, **figures[row["job"]]} for row in rows]
     kind = device.device_kind if devices == 1 else f"{devices} x {device.device_kind}"
     print(f"{kind}, {count(count_params(llama))} parameters, {llama.dtype}")
     print(_table(rows))
@@ -119,7 +131,7 @@ def _rows(
 ) -> list[dict[str, Any]]:
     """One row per job. Each of the devices has its share of the job's FLOPs."""
     peak = peak_flops(device)
-    targets: dict[str, tuple[float, ...]] = next(
+    targets: dict[str, tuple[float | None, ...]] = next(
         (
             value
             for (suite, shape, kind), value in TARGETS.items()
@@ -145,6 +157,7 @@ def _rows(
 
 def _table(rows: list[dict[str, Any]]) -> str:
     columns = ["seconds", "slowest", "compile_seconds", "limit", "mfu", "goal", "reference"]
+    columns += ["ratio", "goal_ratio", "trials_per_minute", "compilations"]
     shown = [name for name in columns if any(row.get(name) is not None for row in rows)]
     cells = [(row["job"], *(significant(row.get(name), 3) for name in shown)) for row in rows]
     return output.table(cells, ("job", *(name.replace("_", " ") for name in shown)))

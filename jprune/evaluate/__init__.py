@@ -1,4 +1,4 @@
-"""How good a model is: perplexity on token windows."""
+"""How good a model is: perplexity on token windows, also of models that were never built."""
 
 from jprune.evaluate.perplexity import (
     EvaluationSet,
@@ -10,13 +10,17 @@ from jprune.evaluate.perplexity import (
     summarise,
     window_nll,
 )
+from jprune.evaluate.plans import Removal
 from jprune.evaluate.protocol import PROTOCOLS, Protocol, preset
+from jprune.evaluate.stitched import StitchedModels
 
 __all__ = [
     "PROTOCOLS",
     "EvaluationSet",
     "Perplexity",
     "Protocol",
+    "Removal",
+    "StitchedModels",
     "evaluate_sets",
     "evaluate_sources",
     "evaluation_sets",

@@ -83,7 +83,7 @@ def _group_nll(
         at = at.reshape(-1)
         states = [states[origin] for origin in branches[:, 0]]
         for attn, mlp in ((True, True), (True, False), (False, True)):
-            part = _sublayers(block, attn, mlp)
+            part = sublayers(block, attn, mlp)
             members = np.flatnonzero((branches[:, 1:] == (attn, mlp)).all(axis=1))
             for chosen in _in_groups(members, width):
                 after = paced(_advance(part, tuple(states[i] for i in chosen), ctx))
@@ -99,7 +99,7 @@ def _width(tokens: int) -> int:
     return max(1, batch_parts() * most // tokens)
 
 
-def _sublayers(block, attn: bool, mlp: bool) -> Block:
+def sublayers(block, attn: bool, mlp: bool) -> Block:
     """`block`, a Block, with only the sublayers that are on."""
     block = block if attn else block.replace(attn_norm=None, attn=None)
     return block if mlp else block.replace(mlp_norm=None, mlp=None)

@@ -82,7 +82,7 @@ def window_nll(
     label: str = "perplexity",
 ) -> Float[np.ndarray, " windows"]:
     """The mean NLL of each window, in nats, float64. Arguments and errors: `perplexity`."""
-    _check_windows(llama, ids)
+    check_windows(llama, ids)
     size = batch_size or window_batch_size(ids.shape)
     sums = map_batches(partial(_batch_nll, llama), np.asarray(ids, np.int32), size, label)
     total = np.concatenate(sums).astype(np.float64)[: len(ids)]
@@ -202,7 +202,8 @@ def _batch_nll(llama: Llama, ids: Int[ArrayLike, "batch length"]) -> Float[Array
     return nll_sums(ends(llama), through(llama, h, ctx), ids)
 
 
-def _check_windows(llama: Llama, ids: np.ndarray) -> None:
+def check_windows(llama: Llama, ids: np.ndarray) -> None:
+    """Raises InputError unless a model of which `llama` has the ends can read these windows."""
     windows, length = ids.shape
     if windows == 0:
         raise InputError("perplexity needs at least one window")

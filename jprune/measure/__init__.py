@@ -1,9 +1,11 @@
 """How fast and how large: seconds, model FLOP utilisation and memory, beside their limits."""
 
 from jprune.measure.ceilings import Ceilings, measure_ceilings
+from jprune.measure.compilations import compilations
 from jprune.measure.devices import peak_bytes, peak_flops
 from jprune.measure.masks import mask_jobs
 from jprune.measure.scores import score_jobs
+from jprune.measure.search import search_jobs
 from jprune.measure.shapes import SHAPES, Shape, shape_named
 from jprune.measure.timing import Job, Measurement, measure
 
@@ -13,11 +15,13 @@ __all__ = [
     "Job",
     "Measurement",
     "Shape",
+    "compilations",
     "mask_jobs",
     "measure",
     "measure_ceilings",
     "peak_bytes",
     "peak_flops",
     "score_jobs",
+    "search_jobs",
     "shape_named",
 ]

@@ -3,10 +3,14 @@
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+
+from jprune.measure.compilations import compilations
+
+Figures = Callable[["Measurement", Mapping[str, "Measurement"]], Mapping[str, float]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,11 +21,13 @@ class Job:
       name: of the row.
       run: does the whole job; what it returns is waited for.
       flops: model FLOPs that a run executes.
+      figures: further ones, from the measurements of this job and, by name, of those before it.
     """
 
     name: str
     run: Callable[[], Any]
     flops: int
+    figures: Figures | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +40,7 @@ class Measurement:
       slowest: the longest of them.
       compile_seconds: how much longer the first run took.
       flops: model FLOPs executed.
+      compilations: programs compiled in the runs after the first.
     """
 
     name: str
@@ -41,6 +48,7 @@ class Measurement:
     slowest: float
     compile_seconds: float
     flops: int
+    compilations: int = 0
 
     def utilisation(self, peak: float | None) -> float | None:
         """Model FLOP utilisation: FLOPs per second over the device's peak."""
@@ -55,9 +63,17 @@ def measure(job: Job, repeats: int = 3) -> Measurement:
       repeats: how many timed runs, at least one.
     """
     first = _seconds(job.run)
+    before = compilations()
     times = [_seconds(job.run) for _ in range(max(repeats, 1))]
     median = statistics.median(times)
-    return Measurement(job.name, median, max(times), max(first - median, 0.0), job.flops)
+    return Measurement(
+        name=job.name,
+        seconds=median,
+        slowest=max(times),
+        compile_seconds=max(first - median, 0.0),
+        flops=job.flops,
+        compilations=compilations() - before,
+    )
 
 
 def _seconds(run: Callable[[], Any]) -> float:

@@ -57,6 +57,16 @@ class Combination:
         np.add.at(row, list(self.variants), own[1:])
         return row
 
+    def tensor(self, name: str, tensors: Sequence[Kernel | LayerSlice], like: Leaf) -> Leaf:
+        """The combined tensor.
+
+        Args:
+          name: of the tensor, `layers.3.mlp.up_proj.kernel`; layers are counted in the sources.
+          tensors: of all models; those that do not take part do not matter.
+          like: what has its dtype, and is where it should be.
+        """
+        return _tensor(name, tensors, self, like.dtype, like)
+
 
 def combination(
     name: str, options: Mapping[str, Any], base: int | None, variants: Sequence[int]

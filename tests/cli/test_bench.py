@@ -6,7 +6,7 @@ import json
 import pytest
 
 from jprune.cli import bench
-from jprune.measure import ceilings, mask_jobs, score_jobs
+from jprune.measure import ceilings, mask_jobs, score_jobs, search_jobs
 from tests.tiny import tiny
 
 
@@ -16,6 +16,8 @@ def small(monkeypatch):
     monkeypatch.setitem(bench.SUITES, "scores", few)
     few = functools.partial(mask_jobs, calibration=(2, 16))
     monkeypatch.setitem(bench.SUITES, "masks", few)
+    few = functools.partial(search_jobs, evaluation=(2, 16), remove=1)
+    monkeypatch.setitem(bench.SUITES, "search", few)
     monkeypatch.setitem(ceilings.MATRIX, "cpu", 64)
     monkeypatch.setitem(ceilings.COPY_BYTES, "cpu", 2**16)
 
@@ -48,6 +50,17 @@ def test_the_suite_of_masks(jprune, model, small, tmp_path):
         "SparseGPT at 70%, 2 x 16",
     ]
     assert all(job["seconds"] > 0 and job["flops"] > 0 for job in data["jobs"])
+
+
+def test_the_suite_of_searches(jprune, model, small, tmp_path):
+    out = tmp_path / "bench.json"
+    arguments = ("--suite=search", f"--model={model}", "--repeats=2", f"--out={out}")
+    status, printed, _ = jprune("bench", *arguments)
+    assert status == 0 and "trials per minute" in printed and "compilations" in printed
+    forward, trial = json.loads(out.read_text())["jobs"]
+    assert "ratio" not in forward and trial["compilations"] == 0
+    assert trial["ratio"] == pytest.approx(trial["seconds"] / forward["seconds"])
+    assert trial["trials_per_minute"] == pytest.approx(60 / trial["seconds"])
 
 
 @pytest.mark.parametrize("suite", bench.SUITES)

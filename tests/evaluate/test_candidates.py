@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jprune.evaluate import candidates
-from jprune.evaluate.candidates import _sublayers, candidate_nll
+from jprune.evaluate.candidates import candidate_nll, sublayers
 from jprune.llama import Lora, next_token_nll, stack
 from tests.tiny import tiny, windows, without
 
@@ -30,7 +30,7 @@ def test_any_candidates_in_any_order(batch_size):
     np.testing.assert_allclose(found, expected(gates), atol=1e-5, rtol=0)
 
 
-def test_sublayers_that_the_model_lacks_stay_away():
+def testsublayers_that_the_model_lacks_stay_away():
     there = np.ones((5, 2), bool)
     there[1], there[3, 0] = False, False
     gates = np.ones((3, 5, 2), bool)
@@ -38,7 +38,7 @@ def test_sublayers_that_the_model_lacks_stay_away():
     # Blocks without both sublayers are no part of a model: block 1 keeps its place here.
     llama = LLAMA.replace(
         blocks=tuple(
-            _sublayers(block, *map(bool, on)) for block, on in zip(LLAMA.blocks, there, strict=True)
+            sublayers(block, *map(bool, on)) for block, on in zip(LLAMA.blocks, there, strict=True)
         )
     )
     found = candidate_nll(llama, gates, IDS)

@@ -41,6 +41,13 @@ def test_the_first_run_is_compilation_and_the_median_counts(monkeypatch):
     assert (result.seconds, result.slowest, result.compile_seconds) == (2.0, 4.0, 3.0)
 
 
+def test_programs_compiled_after_the_first_run_are_counted():
+    sizes = iter([3, 3, 5, 5, 7])
+    function = jax.jit(lambda x: x + 12.5)
+    job = Job("grow", lambda: function(np.ones(next(sizes), np.float32)), flops=1)
+    assert measure(job, repeats=4).compilations == 2
+
+
 def test_utilisation_and_limits():
     result = Measurement("x", 2.0, 2.0, 0.0, flops=10**12)
     assert result.utilisation(1e12) == 0.5 and result.utilisation(None) is None
