@@ -35,6 +35,10 @@ def test_the_example_of_readme_runs(model, text, tmp_path, monkeypatch):  # noqa
     assert rebuilt.origins == pruned.origins
     assert names["after"].ppl > 1
     jax.tree.map(np.testing.assert_array_equal, names["masked"], names["sparse"].llama)
+    nll = names["models"].nll(names["plan"], names["evaluation"])
+    built = jprune.perplexity(names["stitched"], names["evaluation"]).window_nll
+    np.testing.assert_allclose(nll, built, rtol=1e-5)
+    assert names["stitched"].num_layers == 3 and names["merged"].num_layers == llama.num_layers
     for mask in names["two_of_four"].masks.values():
         groups = np.asarray(unpack(mask)).reshape(-1, 4, mask.shape[1])
         assert (groups.sum(axis=1) == 2).all()
