@@ -20,6 +20,12 @@ KEYS: dict[str, dict[str, tuple[str, ...]]] = {
             "jprune.pipeline.depth_config:DepthConfig",
         )
     },
+    "search": {
+        "": (
+            "jprune.pipeline.pruning_config:PruningConfig",
+            "jprune.pipeline.search_config:SearchConfig",
+        )
+    },
     "sparse": {
         "": (
             "jprune.pipeline.pruning_config:PruningConfig",

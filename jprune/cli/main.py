@@ -19,6 +19,7 @@ FINISHED, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 75
 # `define(flags)` and `run(flags) -> int`, and its docstring is the help.
 COMMANDS = {
     "run": "a whole experiment from a config: score, prune, evaluate, report, export",
+    "search": "search for the best removal or stitch, from a config",
     "score": "how much each block or sublayer matters",
     "prune": "drop blocks or sublayers and save the smaller model",
     "merge": "merge finetunes of one model into one",

@@ -28,6 +28,7 @@ JOBS = {
     "depth": "jprune.pipeline.depth:depth_job",
     "merge": "jprune.pipeline.merging:merging_job",
     "pretrain": "jprune.pipeline.pretrain:pretrain_job",
+    "search": "jprune.pipeline.search:search_job",
     "sparse": "jprune.pipeline.sparse:sparse_job",
 }
 

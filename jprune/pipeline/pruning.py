@@ -57,10 +57,14 @@ class PruningRun:
         windows = {"eval_windows": self._config.eval_windows}
 
         def run(values: Mapping[str, Any]) -> list[dict[str, Any]]:
-            results = evaluate_sets(llama(values), self.evaluation())
-            return [result.to_json(protocol) for protocol, result in results]
+            return self.perplexities(llama(values))
 
         return Stage(f"evaluate-{when}", self.evaluation_keys | windows, run, (need,))
+
+    def perplexities(self, llama: Llama) -> list[dict[str, Any]]:
+        """The perplexities of a model on the evaluation data."""
+        results = evaluate_sets(llama, self.evaluation())
+        return [result.to_json(protocol) for protocol, result in results]
 
     def evaluation_stages(self) -> list[Stage]:
         """Perplexity of the whole model and of the pruned one."""
