@@ -223,7 +223,7 @@ def _row(
         values=last.values if last else None,
         ratios=ratios(objectives, last.values, base[rung - 1], last.items) if last else None,
         score=last.score if last else None,
-        seconds=sum(reached.seconds for reached in trial.reached),
+        seconds=float(sum(reached.seconds for reached in trial.reached)),
         worker=f"{trial.signature.get('host', '?')}:{trial.signature.get('pid', '?')}",
         candidate=candidate,
         copy_of=trial.copy_of,

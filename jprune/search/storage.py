@@ -1,9 +1,11 @@
 """Where a study is kept: a journal file, or whatever an Optuna URL names."""
 
+import contextlib
 import fcntl
 import logging
 import os
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 from jprune.core.errors import InputError
@@ -62,12 +64,24 @@ def open_storage(storage: Any) -> Any:
             return optuna.storages.JournalStorage(backend)
         waits = {"connect_args": {"timeout": _SQLITE_PATIENCE}}
         options = waits if storage.startswith("sqlite") else {}
-        database = optuna.storages.RDBStorage(storage, engine_kwargs=options)
+        with _logging_kept():
+            database = optuna.storages.RDBStorage(storage, engine_kwargs=options)
         return optuna.storages.get_storage(database)
     except Exception as error:
         # Each driver has errors of its own, and one that is not installed is an ImportError.
         reason = str(error).strip().split("\n")[0]
         raise InputError(f"cannot open the storage {storage}: {reason}") from error
+
+
+@contextlib.contextmanager
+def _logging_kept() -> Iterator[None]:
+    """Within the block Alembic does not set up logging, as it does where nobody has."""
+    root, stand_in = logging.getLogger(), logging.NullHandler()
+    root.addHandler(stand_in)
+    try:
+        yield
+    finally:
+        root.removeHandler(stand_in)
 
 
 def _journal(optuna: Any, path: PathLike) -> Any:

@@ -177,18 +177,23 @@ class Turns:
     def _copy(self, candidate: Candidate) -> bool:
         """Ends the trial as a copy of one with the same candidate, if there is one.
 
-        A trial with a lower number that is still running is waited for: evaluating the same would
-        take longer. Both have written down their candidates before they look, so that one of them
-        sees the other.
+        One with a lower number that is still running is waited for, evaluating the same would take
+        longer; and one that has no candidate yet, which may be the same.
         """
         trial = self._running()
         while True:
-            twins = [other for other in self._look() if other.candidate == candidate]
+            past = self._look()
+            twins = [other for other in past if other.candidate == candidate]
             ended = [twin for twin in twins if twin.state in ("complete", "pruned")]
             if ended:
                 self._take_over(trial, min(ended, key=lambda twin: (twin.state, twin.number)))
                 return True
-            if not any(t.state == "running" and t.number < trial.number for t in twins):
+            if not any(
+                other.state == "running"
+                and other.number < trial.number
+                and other.candidate in (candidate, None)
+                for other in past
+            ):
                 return False
             time.sleep(_PAUSE)
 

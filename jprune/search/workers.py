@@ -61,7 +61,7 @@ class Watch:
       now: a clock that only goes forward, in seconds.
     """
 
-    def __init__(self, patience: float, now: Callable[[], float] = time.monotonic):
+    def __init__(self, patience: float | int, now: Callable[[], float] = time.monotonic):
         self._patience = patience
         self._now = now
         self._seen: dict[int, tuple[Any, float]] = {}
