@@ -151,7 +151,7 @@ def test_removal_alone(tmp_path, config, folders, granularity):
         ({"compare": "dept"}, "unknown comparison 'dept'; did you mean 'depth'"),
         ({"granularity": "mlp"}, "stitching is of whole blocks"),
         ({"remove": "4"}, "removing 4 of 4 layers leaves no model"),
-        ({"trials": "0"}, "trials of a search is a number from 1 on"),
+        ({"trials": "0"}, "trials of a search is a whole number from 1 on"),
     ],
 )
 def test_bad_configs_leave_nothing_behind(tmp_path, config, changes, message):
