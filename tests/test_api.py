@@ -34,6 +34,10 @@ def test_the_example_of_readme_runs(model, text, tmp_path, monkeypatch):  # noqa
     rebuilt = recipe.transform()(llama)
     assert rebuilt.origins == pruned.origins
     assert names["after"].ppl > 1
+    adapted = jprune.load("adapter")
+    recovered = names["recovered"]
+    for ours, theirs in zip(jax.tree.leaves(adapted), jax.tree.leaves(recovered), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
     jax.tree.map(np.testing.assert_array_equal, names["masked"], names["sparse"].llama)
     nll = names["models"].nll(names["plan"], names["evaluation"])
     built = jprune.perplexity(names["stitched"], names["evaluation"]).window_nll

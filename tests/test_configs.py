@@ -8,6 +8,7 @@ from jprune.cli import configs
 from jprune.core.errors import InputError
 from jprune.core.files import read_json
 from jprune.pipeline.depth_config import depth_config
+from jprune.pipeline.finetune_config import finetune_config
 from jprune.pipeline.job import JOBS, plain, run_config
 from jprune.pipeline.sparse_config import sparse_config
 from tests.cli.conftest import model, text  # noqa: F401  (fixtures)
@@ -30,6 +31,8 @@ def test_keys_are_those_of_the_job(name):
     assert job in JOBS
     if job in ("depth", "sparse"):
         {"depth": depth_config, "sparse": sparse_config}[job](values)
+    if job == "finetune":
+        finetune_config(values | {"model": values["model"] or "DIR"})
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -14,6 +14,7 @@ from jprune.checkpoints.load import (
 from jprune.checkpoints.mask_files import load_masks, save_masks
 from jprune.checkpoints.model_card import model_card
 from jprune.checkpoints.orbax import restore_orbax, save_orbax
+from jprune.checkpoints.peft_export import export_peft
 from jprune.checkpoints.placement import free_bytes
 from jprune.checkpoints.tokenizer import Tokenizer, load_tokenizer
 
@@ -23,6 +24,7 @@ __all__ = [
     "as_dtype",
     "checkpoint_sha256",
     "export_huggingface",
+    "export_peft",
     "find",
     "free_bytes",
     "import_huggingface",

@@ -85,6 +85,10 @@ def describe_step(step: Mapping[str, Any]) -> str:
         layers = args["plan"]["layers"] if "layers" in args["plan"] else args["plan"]
         number = f"{len(layers)} layer{'s' * (len(layers) != 1)}"
         return f"stitches {number} together from the model and its variants"
+    if op == "add_lora":
+        return f"adds adapters of rank {args.get('rank', 8)}, to be trained"
+    if op == "fold_lora":
+        return "adds the adapters to the weights"
     if op == "sparse_weights" and args.get("blocks"):
         adjusted = ", and adjusts those that stay" * bool(args.get("adjusted"))
         return f"sets the pruned weights of {len(args['blocks'])} blocks to zero{adjusted}"

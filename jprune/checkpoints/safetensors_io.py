@@ -176,7 +176,7 @@ def write_checkpoint(
         count = len(shards)
         files = [f"model-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)]
     for file, shard in zip(files, shards, strict=True):
-        _write_file(folder / file, shard)
+        write_file(folder / file, shard)
     if len(shards) > 1:
         total = sum(tensor.num_bytes for tensor in tensors)
         places = {t.name: file for file, shard in zip(files, shards, strict=True) for t in shard}
@@ -204,7 +204,8 @@ def split_shards(
     return shards
 
 
-def _write_file(file: epath.Path, tensors: Sequence[PlannedTensor]) -> None:
+def write_file(file: epath.Path, tensors: Sequence[PlannedTensor]) -> None:
+    """Writes one safetensors file into a folder of `new_dir`, tensor after tensor."""
     # transformers refuses files whose metadata does not name a framework's layout.
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0

@@ -32,6 +32,11 @@ KEYS: dict[str, dict[str, tuple[str, ...]]] = {
             "jprune.pipeline.sparse_config:SparseConfig",
         )
     },
+    "finetune": {
+        "": ("jprune.pipeline.finetune_config:FinetuneConfig",),
+        "lora.": ("jprune.pipeline.finetune_config:LoraConfig",),
+        "train.": ("jprune.retrain:TrainSettings", "jprune.retrain:AdamW"),
+    },
     "merge": {
         "": (
             "jprune.pipeline.pruning_config:PruningConfig",

@@ -90,5 +90,7 @@ def print_result(workdir: str) -> None:
             print(render(table.columns, table.rows) + "\n")
     if (root / "report.html").exists():
         say(f"report: {root / 'report.html'}")
+    if (root / "adapter" / "adapter_config.json").exists():
+        say(f"adapter: {root / 'adapter'}; load it on its base with --model={root / 'adapter'}")
     if record.exported:
         say(f"model: {root / 'model'}; {how_to_load(root / 'model', stock=True)}")

@@ -152,13 +152,20 @@ def constrain(x: Array, *axes: str | None) -> Array:
     return jax.lax.with_sharding_constraint(x, spec)
 
 
-def put_batch(batch: np.ndarray) -> Array | np.ndarray:
-    """A batch that every process has, its first axis split over the ambient mesh."""
+def batch_sharding(shape: Sequence[int], axis: int = 0) -> NamedSharding | None:
+    """How an array lies on the ambient mesh whose `axis` is the batch; None without a mesh."""
     mesh = current_mesh()
     if mesh is None:
+        return None
+    axes = ["batch" if place == axis else None for place in range(len(shape))]
+    return NamedSharding(mesh, partition_spec(axes, shape, mesh, name=""))
+
+
+def put_batch(batch: np.ndarray) -> Array | np.ndarray:
+    """A batch that every process has, its first axis split over the ambient mesh."""
+    sharding = batch_sharding(batch.shape)
+    if sharding is None:
         return batch
-    axes = ("batch", *(None for _ in batch.shape[1:]))
-    sharding = NamedSharding(mesh, partition_spec(axes, batch.shape, mesh, name=""))
     return jax.make_array_from_callback(batch.shape, sharding, batch.__getitem__)
 
 

@@ -12,6 +12,10 @@ from jprune.core import InputError, as_path, nearest, sha256_file
 from jprune.data.known import KNOWN, Purpose, hub_documents, local_copy
 from jprune.data.readers import EXTENSIONS, extension, read_documents
 from jprune.data.stdlib import STDLIB, read_source, stdlib_split
+from jprune.data.stdlib_parts import PARTS, part_files, read_part
+
+# The names of sources: those that are loaded, and those that are in every Python.
+NAMES = (*KNOWN, STDLIB, *PARTS)
 
 T = TypeVar("T")
 
@@ -91,14 +95,15 @@ def find_source(
             return Source(source, purpose, copy[0], copy[1], field or None)
         split = KNOWN[name].parts[purpose].split
         return Source(source, purpose, (), split, field or None, hub_name=name)
-    if source == STDLIB:
+    if source == STDLIB or source in PARTS:
         split = "validation" if purpose == "evaluation" else "train"
-        return Source(source, purpose, tuple(map(str, stdlib_split(split))), split)
+        files = stdlib_split(split) if source == STDLIB else part_files(source, split)
+        return Source(source, purpose, tuple(map(str, files)), split)
     path = _existing(name)
     if extension(path) is None:
         raise InputError(
             f"{path} is no text file that jprune reads; "
-            f"a source is a name ({', '.join((*KNOWN, STDLIB))}), a file ending in one of "
+            f"a source is a name ({', '.join(NAMES)}), a file ending in one of "
             f"{', '.join(EXTENSIONS)}, or file.npz:key"
         )
     return Source(source, purpose, (path,), field=field or None)
@@ -140,8 +145,14 @@ def _of_part(items: Iterable[T], source: Source) -> Iterator[T]:
 def _documents(source: Source) -> Iterator[str]:
     if source.hub_name:
         yield from hub_documents(source.hub_name, source.purpose, source.field)
+    name = source.text.partition("@")[0]
     for path in source.files:
-        yield from (read_source(path) if _is_stdlib(source) else read_documents(path, source.field))
+        if name in PARTS:
+            yield from read_part(name, path, str(source.split))
+        elif name == STDLIB:
+            yield from read_source(path)
+        else:
+            yield from read_documents(path, source.field)
 
 
 def token_windows(source: str | Source) -> Int[np.ndarray, "windows length"]:
@@ -178,10 +189,6 @@ def token_windows(source: str | Source) -> Int[np.ndarray, "windows length"]:
     return np.asarray(list(_of_part(ids.astype(np.int32), found)))
 
 
-def _is_stdlib(source: Source) -> bool:
-    return source.text.partition("@")[0] == STDLIB
-
-
 def _no_such_key(path: str, key: str, keys: list[str]) -> str:
     if not key:
         return f"{path}: name an array, e.g. {path}:{keys[0] if keys else 'KEY'} (arrays: {keys})"
@@ -192,9 +199,7 @@ def _no_such_key(path: str, key: str, keys: list[str]) -> str:
 
 def _existing(name: str) -> str:
     if not name:
-        raise InputError(
-            f"the data source is empty; give a name ({', '.join((*KNOWN, STDLIB))}) or a file"
-        )
+        raise InputError(f"the data source is empty; give a name ({', '.join(NAMES)}) or a file")
     path = as_path(name)
     if path.is_file():
         return str(path)
@@ -205,9 +210,9 @@ def _existing(name: str) -> str:
     folder = path.parent
     names = [child.name for child in folder.iterdir()] if folder.is_dir() else []
     if "/" not in name and extension(name) is None and not name.endswith(".npz"):
-        close = nearest(name, [*KNOWN, STDLIB, *names])
+        close = nearest(name, [*NAMES, *names])
         hint = f"; did you mean {close!r}?" if close else ""
-        known = ", ".join((*KNOWN, STDLIB))
+        known = ", ".join(NAMES)
         raise InputError(f"no data source or file {name!r}{hint} (names: {known}; or a file)")
     close = nearest(path.name, names)
     if not folder.is_dir():

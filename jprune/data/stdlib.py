@@ -2,7 +2,7 @@
 
 import hashlib
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from jprune.core.errors import InputError, unknown
@@ -23,18 +23,26 @@ EXCLUDED = frozenset(
 EXCLUDED_PREFIXES = ("_sysconfigdata", "config-", "_sysconfig_vars")
 
 
-def stdlib_files(folder: Path | None = None) -> dict[str, Path]:
+def library_folder() -> Path:
+    """Where the running interpreter has its standard library."""
+    return Path(sysconfig.get_paths()["stdlib"])
+
+
+def stdlib_files(
+    folder: Path | None = None, excluded: Collection[str] = EXCLUDED
+) -> dict[str, Path]:
     """The source files by their name relative to the standard library's folder, sorted.
 
     Args:
       folder: the library to read; by default that of the running interpreter.
+      excluded: names of files and folders that are left out.
 
     Raises:
       InputError: the interpreter came without sources.
     """
-    folder = folder or Path(sysconfig.get_paths()["stdlib"])
+    folder = folder or library_folder()
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.py")}
-    kept = {name: files[name] for name in sorted(files) if not _excluded(name)}
+    kept = {name: files[name] for name in sorted(files) if not _excluded(name, excluded)}
     if not kept:
         raise InputError(f"no standard library sources in {folder}; give a text file instead")
     return kept
@@ -69,6 +77,6 @@ def read_source(path: str | Path) -> Iterator[str]:
         yield text
 
 
-def _excluded(name: str) -> bool:
+def _excluded(name: str, excluded: Collection[str]) -> bool:
     parts = name.split("/")
-    return any(part in EXCLUDED or part.startswith(EXCLUDED_PREFIXES) for part in parts)
+    return any(part in excluded or part.startswith(EXCLUDED_PREFIXES) for part in parts)

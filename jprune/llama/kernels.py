@@ -77,23 +77,40 @@ def linear(
     Args:
       x: inputs.
       kernel: an array W; `Lora`: x W + scale (dropout(x) a) b; `Masked`: x (W * mask), where an
-        adapter below the mask is added before masking, so that training and folding agree.
+        adapter below the mask is added before masking, so that training and folding agree; with
+        dropout, which spares W, x (W * mask) + dropout(x) (scale a b * mask).
       key: dropout is applied only when a key is given, that is in training.
     """
     if isinstance(kernel, Masked):
-        return matmul(x, fold(kernel))
+        below = kernel.kernel
+        if key is None or not isinstance(below, Lora) or below.dropout == 0:
+            return matmul(x, fold(kernel))
+        update = fold(Masked(_update(below), kernel.mask)).astype(x.dtype)
+        plain = matmul(x, fold(kernel.replace(kernel=below.kernel)))
+        return plain + matmul(_dropped(x, below.dropout, key), update)
     if isinstance(kernel, Lora):
-        narrow = x
-        if key is not None and kernel.dropout > 0:
-            keep = jax.random.bernoulli(key, 1 - kernel.dropout, x.shape)
-            narrow = jnp.where(keep, x / (1 - kernel.dropout), 0).astype(x.dtype)
+        narrow = x if key is None else _dropped(x, kernel.dropout, key)
         update = matmul(matmul(narrow, kernel.a.astype(x.dtype)), kernel.b.astype(x.dtype))
         return matmul(x, kernel.kernel) + (kernel.scale * update).astype(x.dtype)
     return matmul(x, kernel)
 
 
-def fold(kernel: Kernel) -> Float[ArrayLike, "in out"]:
-    """The plain array that multiplies like `kernel` without dropout.
+def _dropped(x: Float[Array, "... in"], rate: float, key: Key[Array, ""]) -> Float[Array, "... in"]:
+    """x with some of its numbers zero, the others larger, so that the mean stays."""
+    if rate == 0:
+        return x
+    keep = jax.random.bernoulli(key, 1 - rate, x.shape)
+    return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype)
+
+
+def _update(kernel: Lora) -> Float[Array, "*layers in out"]:
+    """scale * a @ b in float32, also of a stack."""
+    a, b = (jnp.asarray(factor, jnp.float32) for factor in (kernel.a, kernel.b))
+    return kernel.scale * jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def fold(kernel: Kernel) -> Float[ArrayLike, "*layers in out"]:
+    """The plain array that multiplies like `kernel` without dropout; of a stack, a stack.
 
     An adapter is added in float32 and rounded once to the dtype of the kernel it sits on.
     """
@@ -101,8 +118,7 @@ def fold(kernel: Kernel) -> Float[ArrayLike, "in out"]:
         weight = fold(kernel.kernel)
         return jnp.where(kernel.mask, weight, jnp.zeros((), weight.dtype))
     if isinstance(kernel, Lora):
-        update = matmul(kernel.a.astype(jnp.float32), kernel.b.astype(jnp.float32))
-        weight = kernel.kernel.astype(jnp.float32) + kernel.scale * update
+        weight = kernel.kernel.astype(jnp.float32) + _update(kernel)
         return weight.astype(kernel.kernel.dtype)
     return kernel
 

@@ -26,6 +26,7 @@ CONFIG = "config.json"
 # What the key `job` of a config may be: the function that turns such a config into a Job.
 JOBS = {
     "depth": "jprune.pipeline.depth:depth_job",
+    "finetune": "jprune.pipeline.finetune:finetune_job",
     "merge": "jprune.pipeline.merging:merging_job",
     "pretrain": "jprune.pipeline.pretrain:pretrain_job",
     "search": "jprune.pipeline.search:search_job",

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Int
 
 from jprune.checkpoints import (
     Tokenizer,
@@ -25,6 +24,7 @@ from jprune.llama import Llama, abstract, init
 from jprune.llama.model import count_params
 from jprune.pipeline.job import Job
 from jprune.pipeline.lazy import Lazy
+from jprune.pipeline.packing import document_windows, spread
 from jprune.pipeline.pretrain_card import pretrain_card
 from jprune.pipeline.pretrain_config import PretrainConfig, pretrain_config
 from jprune.pipeline.stages import Stage, StageState
@@ -231,21 +231,3 @@ class PretrainRun:
     def _rounded(self) -> Llama:
         """The trained model in the dtype of the export."""
         return load(self.root / TRAINED, as_dtype(self.config.dtype))
-
-
-def document_windows(
-    texts: Iterable[str], tokenizer: Tokenizer, length: int
-) -> Int[np.ndarray, "windows length"]:
-    """Consecutive windows of the documents' ids, each between its BOS and EOS, end to end.
-
-    A partial window at the end is dropped.
-    """
-    bos, eos = [tokenizer.bos_token_id], [tokenizer.eos_token_id]
-    parts = [np.array(bos + tokenizer.encode(text) + eos, np.int32) for text in texts]
-    ids = np.concatenate(parts or [np.zeros(0, np.int32)])
-    return ids[: len(ids) // length * length].reshape(-1, length)
-
-
-def spread(windows: Int[np.ndarray, "windows length"], most: int) -> Int[np.ndarray, "some length"]:
-    """At most `most` (1 or more) windows, evenly spread: every k-th."""
-    return windows[:: max(1, -(-len(windows) // most))]

@@ -8,7 +8,8 @@ from jprune.checkpoints import as_dtype
 from jprune.core.errors import InputError, unknown
 from jprune.evaluate import PROTOCOLS
 from jprune.llama.config import LlamaConfig, Rope
-from jprune.retrain import AdamW, TrainSettings
+from jprune.pipeline.groups import filled, train_settings
+from jprune.retrain import TrainSettings
 from jprune.retrain.settings import LEAST, check_fields, check_settings
 from jprune.retrain.tokenizer import BOS_ID, EOS_ID, SMALLEST_VOCABULARY
 
@@ -87,9 +88,10 @@ def pretrain_config(values: Mapping[str, Any]) -> PretrainConfig:
     check_fields(PretrainConfig, fields, "config key '{}'", _LEAST)
     evaluation = fields.get("eval") or ()
     fields["eval"] = (evaluation,) if isinstance(evaluation, str) else tuple(evaluation)
-    fields["architecture"] = _filled(Architecture, fields.get("architecture"), "architecture.")
-    fields["train"] = _train_settings(fields.get("train"), fields.get("seed", 0))
-    config = _filled(PretrainConfig, fields, "")
+    sizes = fields.get("architecture")
+    fields["architecture"] = filled(Architecture, sizes, "architecture.", _LEAST)
+    fields["train"] = train_settings(fields.get("train"), fields.get("seed", 0))
+    config = filled(PretrainConfig, fields, "", _LEAST)
     if config.protocol not in PROTOCOLS:
         raise unknown("protocol", config.protocol, PROTOCOLS)
     if not config.eval:
@@ -98,29 +100,6 @@ def pretrain_config(values: Mapping[str, Any]) -> PretrainConfig:
     _check_sizes(config.architecture)
     check_settings(config.train, "config key 'train.{}'")
     return config
-
-
-def _train_settings(values: Any, seed: int) -> TrainSettings:
-    """Settings from one flat group that holds the optimizer's keys too."""
-    names = {field.name for field in dataclasses.fields(AdamW)}
-    given = dict(values or {})
-    optimizer = {key: given.pop(key) for key in names & given.keys()}
-    given |= {"optimizer": _filled(AdamW, optimizer, "train."), "seed": seed}
-    return _filled(TrainSettings, given, "train.", also=names)
-
-
-def _filled(kind: Any, values: Any, prefix: str, also: set[str] | frozenset = frozenset()) -> Any:
-    """A dataclass from keys; `prefix` is where they are in the config."""
-    given = dict(values or {})
-    fields = {field.name: field for field in dataclasses.fields(kind)}
-    for key in given:
-        if key not in fields:
-            raise unknown("config key", f"{prefix}{key}", [prefix + n for n in {*fields, *also}])
-    for name, field in fields.items():
-        if name not in given and field.default is dataclasses.MISSING:
-            raise InputError(f"config key '{prefix}{name}' is missing")
-    check_fields(kind, given, f"config key '{prefix}{{}}'", _LEAST)
-    return kind(**given)
 
 
 def _check_sizes(sizes: Architecture) -> None:

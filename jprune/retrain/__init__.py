@@ -6,11 +6,12 @@ from jprune.retrain.history import read_history
 from jprune.retrain.loop import Trained, train
 from jprune.retrain.optimizer import AdamW, adamw, schedule
 from jprune.retrain.settings import TrainSettings
-from jprune.retrain.split import join, split
+from jprune.retrain.split import ADAPTERS, join, split
 from jprune.retrain.step import Batch, Metrics, TrainState, gradients, next_token_loss, train_step
 from jprune.retrain.tokenizer import save_tokenizer, train_tokenizer
 
 __all__ = [
+    "ADAPTERS",
     "AdamW",
     "Batch",
     "Checkpoints",

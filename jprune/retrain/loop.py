@@ -16,6 +16,7 @@ from jaxtyping import Bool, Int
 from jprune.core.errors import Interrupted
 from jprune.core.files import PathLike, as_path, sha256_array
 from jprune.core.progress import log, progress
+from jprune.llama.kernels import Lora
 from jprune.llama.model import Llama, count_params
 from jprune.llama.stack import stack, unstack
 from jprune.retrain.batches import batch_indices
@@ -68,7 +69,9 @@ def train(
       settings: see `TrainSettings`.
       mask: which tokens the model should learn to predict; by default all.
       validation: windows whose mean next-token NLL is reported along the way.
-      where: the parameters that train, by their names in the stacked form; see `split`.
+      where: the parameters that train, by their names in the stacked form; see `split`. By default
+        all of them; `jprune.retrain.ADAPTERS` for what `add_lora` put on the model. The others have
+        no gradients, and lie in the dtype of the passes.
       objective: loss sum and token count of a micro-batch; see `next_token_loss`. Arrays that it
         needs, such as a teacher, are bound with `jax.tree_util.Partial`.
       checkpoint_dir: a folder of this run alone, local or on object storage.
@@ -92,6 +95,7 @@ def train(
     params, rest = split(stacked, where)
     log.info("training %d of %d parameters", count_params(params), count_params(stacked))
     dtypes = {name: value.dtype for name, value in params.items()}
+    adapters = _adapters(stacked)
     optimizer = adamw(settings.optimizer, settings.steps)
     state = init_state(params, optimizer)
     if consume:
@@ -114,7 +118,7 @@ def train(
     with contextlib.ExitStack() as resources:
         store = None
         if checkpoint_dir is not None:
-            identity = _identity(settings, windows, mask, state.params)
+            identity = _identity(settings, windows, mask, state.params) | adapters
             store = resources.enter_context(Checkpoints(checkpoint_dir, identity, settings.keep))
             if store.latest is not None:
                 state = store.restore(state)
@@ -161,6 +165,13 @@ def _identity(settings: TrainSettings, windows, mask, params) -> dict[str, Any]:
         "data": [sha256_array(windows), sha256_array(mask)],
         "parameters": {name: list(value.shape) for name, value in params.items()},
     }
+
+
+def _adapters(llama: Llama) -> dict[str, Any]:
+    """What the losses depend on of adapters, apart from their arrays; nothing without any."""
+    leaves = jax.tree.leaves(llama, is_leaf=lambda x: isinstance(x, Lora))
+    found = sorted({(x.scale, x.dropout) for x in leaves if isinstance(x, Lora)})
+    return {"adapters": found} if found else {}
 
 
 def _batch(windows, mask, settings: TrainSettings, step: int, sharding) -> Batch:

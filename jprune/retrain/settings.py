@@ -25,7 +25,8 @@ class TrainSettings:
       steps: optimizer steps.
       batch_size: windows per step.
       micro_batch_size: windows per forward and backward pass, a divisor of `batch_size`; None:
-        all at once. It changes memory and speed, not the result beyond rounding.
+        all at once. It changes memory and speed, and the result only by rounding and by which
+        inputs dropout drops.
       seed: of the data order and of dropout.
       optimizer: see `AdamW`.
       compute_dtype: of forward and backward passes, over float32 parameters; None: float32 on

@@ -14,6 +14,9 @@ from jprune.llama.names import leaf_name
 
 Where = str | Iterable[str] | Callable[[str], bool]
 
+# The factors of every adapter, and nothing else.
+ADAPTERS = ("**.kernel.a", "**.kernel.b")
+
 
 @struct.dataclass
 class Rest:

@@ -1,6 +1,7 @@
 """Llama -> Llama: pure functions made by named constructors, composed with `chain`."""
 
 from jprune.transforms.drop import drop_blocks, drop_sublayers, drop_units, removed_units
+from jprune.transforms.lora import add_lora, fold_lora
 from jprune.transforms.merge import merge, merge_models
 from jprune.transforms.merge_registry import METHODS, Method, find_method
 from jprune.transforms.mergeable import check_mergeable
@@ -20,6 +21,7 @@ __all__ = [
     "StitchLayer",
     "StitchPlan",
     "Transform",
+    "add_lora",
     "apply_masks",
     "chain",
     "check_mergeable",
@@ -28,6 +30,7 @@ __all__ = [
     "drop_sublayers",
     "drop_units",
     "find_method",
+    "fold_lora",
     "from_step",
     "merge",
     "merge_models",

@@ -7,6 +7,7 @@ import pytest
 
 from jprune.cli import config_help, configs
 from jprune.pipeline.depth_config import DepthConfig
+from jprune.pipeline.finetune_config import FinetuneConfig, LoraConfig
 from jprune.pipeline.job import JOBS
 from jprune.pipeline.pruning_config import PruningConfig
 from jprune.pipeline.sparse_config import SparseConfig
@@ -34,6 +35,9 @@ def test_shows_groups(jprune):
     _, out, _ = jprune("run", "--config=demo_pretrain", "--help")
     assert "  --config.train.batch_size=16  (integer)\n      windows per step.\n" in out
     assert "  --config.train.learning_rate=0.002  (number)\n      at the peak.\n" in out
+    _, out, _ = jprune("run", "--config=finetune", "--help")
+    assert "  --config.lora.rank=8  (integer)\n      of the update of a kernel.\n" in out
+    assert "  --config.lora.targets=q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_" in out
 
 
 @pytest.mark.parametrize("words", [["--config", "demo"], ["-config=demo"], ["-config", "demo"]])
@@ -67,6 +71,10 @@ def test_a_config_that_is_not_there(refused):
 def test_every_key_has_a_meaning():
     for kind in (DepthConfig, SparseConfig):
         docs = config_help.attribute_docs(PruningConfig) | config_help.attribute_docs(kind)
+        assert set(docs) == {field.name for field in dataclasses.fields(kind)}
+        assert all(docs.values())
+    for kind in (FinetuneConfig, LoraConfig):
+        docs = config_help.attribute_docs(kind)
         assert set(docs) == {field.name for field in dataclasses.fields(kind)}
         assert all(docs.values())
     assert set(config_help.KEYS) == set(JOBS)

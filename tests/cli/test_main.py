@@ -59,7 +59,7 @@ def test_version(jprune):
     ("argv", "message"),
     [
         (["scor"], "unknown command 'scor'; did you mean 'score'?"),
-        (["qqq"], "unknown command 'qqq'; one of run, score,"),
+        (["qqq"], "unknown command 'qqq'; one of run, search, score,"),
         (["--model=x", "score"], "--model=x comes before the command"),
         (["score", "--modle=x"], "unknown flag --modle of jprune score; did you mean --model?"),
         (["score", "--qqq"], "unknown flag --qqq of jprune score; see jprune score --help"),

@@ -90,3 +90,15 @@ def test_folding_a_model_keeps_its_logits(stacked):
     assert not isinstance(folded.blocks[0].mlp.up.kernel, Masked)
     np.testing.assert_allclose(forward(model, ids), forward(folded, ids), atol=1e-4)
     assert np.abs(forward(folded, ids) - forward(llama, ids)).max() > 0.1
+
+
+def test_dropout_under_a_mask_spares_the_kernel():
+    x, w, a, b, mask = arrays()
+    kernel = Masked(Lora(w, a, b, scale=2.0, dropout=0.4), mask)
+    key = jax.random.key(3)
+    keep = jax.random.bernoulli(key, 0.6, x.shape)
+    dropped = np.where(keep, np.asarray(x) / 0.6, 0)
+    update = np.where(mask, 2.0 * np.asarray(a) @ np.asarray(b), 0)
+    expected = np.asarray(x) @ np.where(mask, w, 0) + dropped @ update
+    np.testing.assert_allclose(linear(x, kernel, key=key), expected, rtol=1e-4, atol=1e-5)
+    assert np.abs(linear(x, kernel) - expected).max() > 0.1

@@ -15,7 +15,7 @@ from jprune.core.files import as_path, read_json
 from jprune.data import documents, evaluation_windows
 from jprune.llama import forward, unstack
 from jprune.pipeline.job import dry_run, run_config
-from jprune.pipeline.pretrain import document_windows, spread
+from jprune.pipeline.packing import document_windows, spread
 from jprune.pipeline.pretrain_config import pretrain_config
 from tests.retrain.short_run import send_at
 
