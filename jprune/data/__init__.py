@@ -3,6 +3,7 @@
 from jprune.data.instructions import alpaca_document, alpaca_prompt
 from jprune.data.known import KNOWN
 from jprune.data.sources import Source, documents, find_source, token_windows
+from jprune.data.training_set import TrainingSet
 from jprune.data.windows import (
     SAMPLES,
     Tokenizer,
@@ -16,6 +17,7 @@ __all__ = [
     "SAMPLES",
     "Source",
     "Tokenizer",
+    "TrainingSet",
     "alpaca_document",
     "alpaca_prompt",
     "calibration_windows",

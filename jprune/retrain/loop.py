@@ -11,11 +11,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 
 from jprune.core.errors import Interrupted
-from jprune.core.files import PathLike, as_path, sha256_array
+from jprune.core.files import PathLike, as_path
 from jprune.core.progress import log, progress
+from jprune.data import TrainingSet
 from jprune.llama.kernels import Lora
 from jprune.llama.model import Llama, count_params
 from jprune.llama.stack import stack, unstack
@@ -46,10 +47,9 @@ class Trained:
 
 def train(
     llama: Llama,
-    windows: Int[np.ndarray, "num length"],
+    windows: TrainingSet | Int[np.ndarray, "num length"],
     settings: TrainSettings,
     *,
-    mask: Bool[np.ndarray, "num length"] | None = None,
     validation: Int[np.ndarray, "num_validation validation_length"] | None = None,
     where: Where = "**",
     objective: Objective = next_token_loss,
@@ -65,9 +65,8 @@ def train(
 
     Args:
       llama: the model; it may be stacked, and is then returned stacked.
-      windows: token ids to train on.
+      windows: what to train on; of token ids alone every one counts but the first of a window.
       settings: see `TrainSettings`.
-      mask: which tokens the model should learn to predict; by default all.
       validation: windows whose mean next-token NLL is reported along the way.
       where: the parameters that train, by their names in the stacked form; see `split`. By default
         all of them; `jprune.retrain.ADAPTERS` for what `add_lora` put on the model. The others have
@@ -89,7 +88,7 @@ def train(
       JpruneError: the loss is no longer finite.
     """
     check_settings(settings)
-    mask = np.ones(windows.shape, bool) if mask is None else mask
+    data = windows if isinstance(windows, TrainingSet) else TrainingSet.of(windows)
     stacked = stack(llama, consume=consume)
     was_stacked = stacked is llama
     params, rest = split(stacked, where)
@@ -118,7 +117,7 @@ def train(
     with contextlib.ExitStack() as resources:
         store = None
         if checkpoint_dir is not None:
-            identity = _identity(settings, windows, mask, state.params) | adapters
+            identity = _identity(settings, data, state.params) | adapters
             store = resources.enter_context(Checkpoints(checkpoint_dir, identity, settings.keep))
             if store.latest is not None:
                 state = store.restore(state)
@@ -130,7 +129,7 @@ def train(
         steps = StepLog(history, rates)
 
         for number in progress(range(start, settings.steps), "training", unit="step"):
-            batch = _batch(windows, mask, settings, number, batch_sharding)
+            batch = _batch(data, settings, number, batch_sharding)
             state, metrics = step(state, batch=batch)
             done = number + 1
             steps.add(done, metrics)
@@ -156,13 +155,13 @@ def train(
     return Trained(result if was_stacked else unstack(result, consume=True), history.rows)
 
 
-def _identity(settings: TrainSettings, windows, mask, params) -> dict[str, Any]:
+def _identity(settings: TrainSettings, data: TrainingSet, params) -> dict[str, Any]:
     """What must be equal for a checkpoint to continue this run."""
     free = ("checkpoint_every", "keep")  # these change no figure
     chosen = {k: v for k, v in dataclasses.asdict(settings).items() if k not in free}
     return {
         "settings": chosen | {"compute_dtype": settings.dtype.name},
-        "data": [sha256_array(windows), sha256_array(mask)],
+        "data": data.sha256,
         "parameters": {name: list(value.shape) for name, value in params.items()},
     }
 
@@ -174,11 +173,11 @@ def _adapters(llama: Llama) -> dict[str, Any]:
     return {"adapters": found} if found else {}
 
 
-def _batch(windows, mask, settings: TrainSettings, step: int, sharding) -> Batch:
+def _batch(data: TrainingSet, settings: TrainSettings, step: int, sharding) -> Batch:
     """The micro-batches of one step, on the device."""
-    chosen = batch_indices(len(windows), settings.batch_size, settings.seed, step)
-    shape = (settings.micro_batches, -1, windows.shape[1])
-    ids, kept = windows[chosen].astype(np.int32), mask[chosen]
+    chosen = batch_indices(len(data), settings.batch_size, settings.seed, step)
+    shape = (settings.micro_batches, -1, data.ids.shape[1])
+    ids, kept = data.ids[chosen].astype(np.int32), data.mask[chosen]
     return jax.device_put(Batch(ids.reshape(shape), kept.reshape(shape)), sharding)
 
 

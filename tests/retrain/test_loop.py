@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from jprune.core.errors import InputError, Interrupted, JpruneError
+from jprune.data import TrainingSet
 from jprune.llama import named_params, next_token_nll, stack
 from jprune.retrain import AdamW, TrainSettings, batch_indices, loop, read_history, train
 from jprune.retrain.checkpoint import Checkpoints
@@ -104,9 +105,9 @@ def test_masked_tokens_do_not_count():
     mask[:, 5:8] = True
     shuffled = WINDOWS.copy()
     shuffled[:, 8:] = np.random.default_rng(0).integers(0, 97, (9, 4))
-    one = short_run(mask=mask, validation=None)
+    one = short_run(windows=TrainingSet(WINDOWS, mask), validation=None)
     assert one.history[0]["tokens"] == 12
-    assert short_run(mask=mask, windows=shuffled, validation=None).history == one.history
+    assert short_run(windows=TrainingSet(shuffled, mask), validation=None).history == one.history
 
 
 @pytest.mark.parametrize("form", [lambda llama: llama, stack], ids=["tuple", "stacked"])
