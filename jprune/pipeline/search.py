@@ -4,7 +4,7 @@ Reference: GPTailor (arXiv 2506.20480).
 """
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,12 +17,13 @@ from jprune.evaluate import Removal, StitchedModels
 from jprune.llama.model import Llama, count_params
 from jprune.pipeline.job import Job
 from jprune.pipeline.lazy import Lazy
+from jprune.pipeline.search_comparisons import Comparisons
 from jprune.pipeline.search_config import SearchConfig, search_config
 from jprune.pipeline.source import SourceModel, find_model, known_identity
 from jprune.pipeline.stages import Stage
 from jprune.pipeline.variants import VariantsRun, find_variants
 from jprune.report.tables import count, size
-from jprune.scores import parse_layers, score, select
+from jprune.scores import parse_layers
 from jprune.search import (
     Candidate,
     DropSpace,
@@ -77,6 +78,7 @@ class SearchRun(VariantsRun):
         self.models: Lazy[StitchedModels] = Lazy(
             lambda: StitchedModels(self.checkpoint().llama, [lazy().llama for lazy in self.loaded])
         )
+        self.comparisons = Comparisons(self)
 
     def stages(self) -> list[Stage]:
         """Every stage with the keys that it depends on."""
@@ -84,15 +86,17 @@ class SearchRun(VariantsRun):
         drawn = self.data_keys(config.objectives) | {"protocol": config.protocol}
         drawn |= {"search_windows": config.search_windows, "seed": config.seed}
         before, after = self.evaluation_stages()
+        needs = ("objectives", *(stage.name for stage in self.comparisons.score_stages()))
         stages = [
             self.models_stage(),
             before,
             *self.variant_stages(),
             Stage("objectives", drawn, self.draw_objectives, ("model",), (OBJECTIVES,)),
-            Stage("search", self._search_keys(self.space), self.search, ("objectives",), (SEARCH,)),
+            *self.comparisons.score_stages(),
+            Stage("search", self.search_keys(self.space), self.search, needs, (SEARCH,)),
             Stage("recipe", {}, self.make_recipe, ("model", "search"), self.recipe_outputs),
             after,
-            *self._comparison_stages(),
+            *self.comparisons.stages(),
             *self.saving_stages(),
         ]
         return [*stages, self.report_stage(stages)]
@@ -100,10 +104,11 @@ class SearchRun(VariantsRun):
     def summary(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """What run.json says, from the values of the finished stages."""
         content = super().summary(values)
-        for name in self._comparisons():
+        for name in self.comparisons.names:
             if name in values:
-                content["figures"][name] = {"perplexity": values[name]["perplexity"]}
-                content.setdefault("comparisons", {})[name] = values[name]["candidate"]
+                compared = dict(values[name])
+                content["figures"][name] = {"perplexity": compared.pop("perplexity")}
+                content.setdefault("comparisons", {})[name] = compared
         found = values.get("search")
         if found:
             content["search"] = found
@@ -130,7 +135,9 @@ class SearchRun(VariantsRun):
 
     def search(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Searches, or goes on with a search that was stopped; gives the best candidate."""
-        result = self._study(self.space, SEARCH, self._evaluate)
+        scores = [self.comparisons.scores(number) for number in range(len(self.names))]
+        starts = warm_starts(self.space, scores[0], variant_scores=scores[1:])
+        result = self.study(self.space, SEARCH, self._evaluate, starts)
         write_json(self.root / RESULT, result.to_json())
         return {
             "candidate": result.candidate.to_json(),
@@ -178,7 +185,8 @@ class SearchRun(VariantsRun):
             return StitchSpace(layers, config.remove, tuple(self.names[1:]), protected)
         return DropSpace.of(shapes, config.remove, config.granularity, config.protect)
 
-    def _search_keys(self, space: Space) -> dict[str, Any]:
+    def search_keys(self, space: Space) -> dict[str, Any]:
+        """What a search over a space depends on, apart from models and data."""
         settings = self.config.settings.to_json()
         return {"space": space.to_json(), "settings": settings, "storage": self.config.storage}
 
@@ -195,7 +203,14 @@ class SearchRun(VariantsRun):
             return self.models().nll(candidate.plan(self.space.num_layers), ids)
         return self.models().nll(Removal(candidate.gates(self.space.num_layers)), ids)
 
-    def _study(self, space: Space, folder: str, evaluate: Callable[..., Any]) -> SearchResult:
+    def study(
+        self,
+        space: Space,
+        folder: str,
+        evaluate: Callable[..., Any],
+        starts: Sequence[Candidate],
+    ) -> SearchResult:
+        """A search over a space, kept in a folder of the workdir."""
         config = self.config
         windows = self.windows()
         objectives = [Objective(name, len(ids)) for name, ids in windows.items()]
@@ -216,58 +231,18 @@ class SearchRun(VariantsRun):
             settings,
             config.storage or str(root / JOURNAL),
             name=name,
-            warm_starts=warm_starts(space),
+            warm_starts=starts,
             identity=identity,
         )
 
-    # What the result is compared with.
+    # For the comparisons.
 
-    def _comparisons(self) -> dict[str, tuple[str, int]]:
-        """Stage -> kind and number of the model, 0 for the base."""
-        return {
-            f"{kind}-{name}": (kind, number)
-            for kind in self.config.compare
-            for number, name in enumerate(self.names)
-        }
-
-    def _comparison_stages(self) -> list[Stage]:
-        stages = []
-        for name, (kind, number) in self._comparisons().items():
-            keys = self.evaluation_keys | {"eval_windows": self.config.eval_windows}
-            keys |= {"remove": self.config.remove, "granularity": self.config.granularity}
-            keys |= {"protect": self.config.protect}
-            if kind == "removal":
-                keys |= self._search_keys(self._drop_space(number))
-            run = partial(self._compare, kind, number)
-            outputs = (f"{SEARCH}-{name}",) if kind == "removal" else ()
-            stages.append(Stage(name, keys, run, ("model", "objectives"), outputs))
-        return stages
-
-    def _compare(self, kind: str, number: int, values: Mapping[str, Any]) -> dict[str, Any]:
-        """A model with as many units gone as the result, and its perplexities."""
-        llama = self._model(number)
-        if kind == "depth":
-            ids = np.concatenate(list(self.windows().values()))
-            config = self.config
-            units = {"granularity": config.granularity, "protect": config.protect}
-            removed = select(score(llama, "perplexity", ids, **units), config.remove)
-            candidate = Candidate(tuple(removed))
-        else:
-            models, windows = StitchedModels(llama), self.windows()
-
-            def evaluate(candidate: Candidate, objective: str, items: Any) -> Any:
-                gates = candidate.gates(self.space.num_layers)
-                return models.nll(Removal(gates), windows[objective][items])
-
-            folder = f"{SEARCH}-{kind}-{self.names[number]}"
-            candidate = self._study(self._drop_space(number), folder, evaluate).candidate
-        pruned = drop_units(candidate.removed)(llama)
-        return {"candidate": candidate.to_json(), "perplexity": self.perplexities(pruned)}
-
-    def _drop_space(self, number: int) -> DropSpace:
+    def drop_space(self, number: int) -> DropSpace:
+        """What a search on one of the models alone may remove; 0 is the base."""
         shapes = (self.source, *self.variants)[number].abstract()
         config = self.config
         return DropSpace.of(shapes, config.remove, config.granularity, config.protect)
 
-    def _model(self, number: int) -> Llama:
+    def model(self, number: int) -> Llama:
+        """One of the models; 0 is the base."""
         return (self.checkpoint, *self.loaded)[number]().llama

@@ -17,7 +17,7 @@ from jprune.scores import GRANULARITIES
 from jprune.search import SearchSettings
 
 # What the result of a search is compared with.
-COMPARISONS = ("depth", "removal")
+COMPARISONS = ("depth", "removal", "merge")
 _SETTINGS = ("sampler", "trials", "rungs", "eta", "seed", "population")
 
 
@@ -33,7 +33,8 @@ class SearchConfig(PruningConfig):
       eval: data sources of the report, disjoint from the objectives. By default the objectives are
         divided: of each source the documents of part @1/2 are searched on, @2/2 reported.
       compare: what the result is set beside: depth (perplexity-criterion depth pruning of every
-        model), removal (a search that only removes, on every model, with as many trials).
+        model), removal (a search that only removes, on every model, with as many trials), merge
+        (depth pruning of the best plain merge of all variants).
       remove: how many units go.
       granularity: of the units; with variants only block.
       protect: layers out of reach, for example "0-3,-2,-1".
@@ -91,6 +92,8 @@ def search_config(values: Mapping[str, Any]) -> SearchConfig:
     for name in config.compare:
         if name not in COMPARISONS:
             raise unknown("comparison", name, COMPARISONS)
+    if "merge" in config.compare and not config.variants:
+        raise InputError("there is nothing to merge without variants: leave merge out of compare")
     if config.variants and config.granularity != "block":
         raise InputError(
             f"stitching is of whole blocks: use --config.granularity=block, not "

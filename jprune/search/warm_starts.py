@@ -1,6 +1,8 @@
 """Candidates to begin a search with: what people would try by hand."""
 
+import itertools
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
@@ -17,19 +19,23 @@ def warm_starts(
     space: Space,
     scores: Scores | Sequence[float | None] | None = None,
     windows: int = DEFAULT_WINDOWS,
+    variant_scores: Sequence[Scores | Sequence[float | None]] = (),
 ) -> tuple[Candidate, ...]:
     """First candidates of a search, each once, the most promising first.
 
     The units that go are those of lowest score, if there are scores; every other one from the last
     upwards; and contiguous windows, the deepest first. Each of these with the base's layers, with
     those of each single variant, and with all variants merged, the mean of their differences to the
-    base added to it.
+    base added to it. A variant with scores of its own also comes without the units of lowest score
+    by them.
 
     Args:
       space: of the candidates.
       scores: of the units, lower is removed first: `Scores`, or one for each of `space.units`. None
         where undefined.
       windows: how many contiguous windows at most, spread evenly over the depth.
+      variant_scores: of the units in each variant, in the order of `space.variants`; none, or for
+        all of them.
 
     Raises:
       InputError: scores of other units.
@@ -42,14 +48,17 @@ def warm_starts(
     subsets: list[Subset] = [subset for subset in space.subsets if len(subset) <= 1]
     if len(space.variants) > 1:
         subsets.append(space.subsets[-1])
-    found = {}
-    for removed in removals:
-        for subset in subsets:
-            factor = 1 / max(1, len(subset))
-            mixes = (mix_of(layer, subset, factor) for layer in space.kept_layers(removed))
-            candidate = Candidate(tuple(removed), tuple(mix for mix in mixes if mix))
-            found[candidate] = None
+    pairs: list[tuple[list[Unit], Subset]] = list(itertools.product(removals, subsets))
+    own = [(_lowest(space, one), (number,)) for number, one in enumerate(variant_scores)]
+    found = dict.fromkeys(itertools.starmap(partial(_uniform, space), [*own, *pairs]))
     return tuple(found)
+
+
+def _uniform(space: Space, removed: Sequence[Unit], subset: Subset) -> Candidate:
+    """The candidate without some units, all other layers made of one subset of the variants."""
+    factor = 1 / max(1, len(subset))
+    mixes = (mix_of(layer, subset, factor) for layer in space.kept_layers(removed))
+    return Candidate(tuple(removed), tuple(mix for mix in mixes if mix))
 
 
 def _lowest(space: Space, scores: Scores | Sequence[float | None]) -> list[Unit]:

@@ -15,7 +15,7 @@ from jprune.data import evaluation_windows
 from jprune.llama import to_params
 from jprune.pipeline.job import dry_run, run_config
 from jprune.search import Candidate
-from jprune.transforms import drop_units, stitch_models
+from jprune.transforms import drop_units, merge_models, stitch_models
 from tests.pipeline.runs import ppl, ran
 from tests.tiny import finetunes
 
@@ -60,7 +60,8 @@ def windows(source, tokenizer, most=None):
 
 
 def test_a_stitched_model(tmp_path, config, folders):
-    record = run_config(config(compare="depth,removal"), tmp_path)
+    compared = config(compare="depth,removal,merge")
+    record = run_config(compared, tmp_path)
     result = read_json(tmp_path / "search" / "result.json")
     assert record["search"]["trials"]["complete"] >= 1 and len(result["history"]) == 14
     candidate = Candidate.from_json(record["search"]["candidate"])
@@ -88,14 +89,30 @@ def test_a_stitched_model(tmp_path, config, folders):
     after = record["figures"]["after"]["perplexity"][0]["ppl"]
     np.testing.assert_allclose(after, ppl(expected, ids), rtol=1e-5)
     for phase, llama in (("removal-math", variants[0]), ("depth-base", base)):
-        other = Candidate.from_json(record["comparisons"][phase])
+        other = Candidate.from_json(record["comparisons"][phase]["candidate"])
         assert len(other.removed) == 1 and not other.mixes
         found = record["figures"][phase]["perplexity"][0]["ppl"]
         np.testing.assert_allclose(found, ppl(drop_units(other.removed)(llama), ids), rtol=1e-5)
+    # The plain merge is the best of several, its removal the best by the objectives together.
+    found = record["comparisons"]["merge-depth"]
+    best = min(found["tried"], key=lambda one: one["score"])
+    assert found["merge"] == best and len(found["tried"]) == 11
+    merged = merge_models(variants, best["method"], base=base, **best["options"])
+    with np.load(tmp_path / "objectives.npz") as drawn:
+        sets = [drawn[name] for name in drawn.files]
+    ratios = [np.log(ppl(merged, one)) / np.log(ppl(base, one)) for one in sets]
+    np.testing.assert_allclose(best["score"], np.mean(ratios), rtol=1e-5)
+    together = np.concatenate(sets)
+    without = [ppl(drop_units([(i, "block")])(merged), together) for i in range(4)]
+    (gone,) = found["candidate"]["removed"]
+    assert gone["layer"] == int(np.argmin(without))
+    figure = record["figures"]["merge-depth"]["perplexity"][0]["ppl"]
+    pruned = drop_units([(gone["layer"], "block")])(merged)
+    np.testing.assert_allclose(figure, ppl(pruned, ids), rtol=1e-5)
     # Of the complete trials none has a lower mean ratio.
     scores = [row["score"] for row in result["history"] if row["state"] == "complete"]
     assert record["search"]["score"] == min(scores)
-    assert ran(run_config(config(compare="depth,removal"), tmp_path)) == []
+    assert ran(run_config(compared, tmp_path)) == []
 
 
 def test_search_windows_are_not_the_first(tmp_path, config, folders):
@@ -148,6 +165,7 @@ def test_removal_alone(tmp_path, config, folders, granularity):
         ({"sampler": "tep"}, "did you mean 'tpe'"),
         ({"sampler": "greedy"}, "with variants use another sampler"),
         ({"rungs": "1,0.5"}, "rungs are fractions above 0 that rise to 1"),
+        ({"compare": "merge", "variants": ""}, "nothing to merge without variants"),
         ({"compare": "dept"}, "unknown comparison 'dept'; did you mean 'depth'"),
         ({"granularity": "mlp"}, "stitching is of whole blocks"),
         ({"remove": "4"}, "removing 4 of 4 layers leaves no model"),

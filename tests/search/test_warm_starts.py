@@ -56,6 +56,15 @@ def test_each_removal_with_each_variant_and_with_all():
     assert [len(candidate.mixes) for candidate in merged] == [0, 4, 4, 4]
 
 
+def test_variants_with_scores_of_their_own():
+    space = StitchSpace(4, 1, ("a", "b"))
+    scores = [[3.0, 1.0, 2.0, 4.0], [4.0, 3.0, 2.0, 1.0], [1.0, 2.0, 3.0, 4.0]]
+    found = warm_starts(space, scores[0], variant_scores=scores[1:])
+    first = [(layers(one), {mix.variants for mix in one.mixes}) for one in found[:4]]
+    assert first == [([3], {(0,)}), ([0], {(1,)}), ([1], set()), ([1], {(0,)})]
+    assert len(found) == len(set(found)) == len(warm_starts(space, scores[0]))
+
+
 def test_scores_by_unit():
     units = tuple(Unit(layer, part) for layer in range(3) for part in ("attention", "mlp"))
     values = (None, 0.1, 0.5, 0.05, 0.5, 0.3)
