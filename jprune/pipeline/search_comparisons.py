@@ -140,13 +140,16 @@ class Comparisons:
         def nlls(llama: Llama) -> np.ndarray:
             return np.array([perplexity(llama, ids).nll for ids in windows.values()])
 
-        bases, tried = nlls(base), []
+        bases = nlls(base)
+        tried: list[tuple[float, str, dict[str, Any]]] = []
         for method, options in MERGES:
             if method == "model_stock" and len(variants) == 1:
                 continue  # has no mean direction
             merged = merge_models(variants, method, base=base, **options)
             ratio = float(np.mean(nlls(merged) / bases))
-            tried.append({"method": method, "options": options, "score": ratio})
-        best = min(tried, key=lambda one: one["score"])
-        merged = merge_models(variants, best["method"], base=base, **best["options"])
-        return self._pruned(merged, self._scores_of(merged)) | {"merge": best, "tried": tried}
+            tried.append((ratio, method, options))
+        _, method, options = min(tried, key=lambda one: one[0])
+        merged = merge_models(variants, method, base=base, **options)
+        rows = [{"method": m, "options": o, "score": ratio} for ratio, m, o in tried]
+        found = {"merge": {"method": method, "options": options}, "tried": rows}
+        return self._pruned(merged, self._scores_of(merged)) | found

@@ -61,7 +61,7 @@ def test_variants_with_scores_of_their_own():
     scores = [[3.0, 1.0, 2.0, 4.0], [4.0, 3.0, 2.0, 1.0], [1.0, 2.0, 3.0, 4.0]]
     found = warm_starts(space, scores[0], variant_scores=scores[1:])
     first = [(layers(one), {mix.variants for mix in one.mixes}) for one in found[:4]]
-    assert first == [([3], {(0,)}), ([0], {(1,)}), ([1], set()), ([1], {(0,)})]
+    assert first == [({3}, {(0,)}), ({0}, {(1,)}), ({1}, set()), ({1}, {(0,)})]
     assert len(found) == len(set(found)) == len(warm_starts(space, scores[0]))
 
 
