@@ -38,11 +38,11 @@ def get_config(arg: str = "prose") -> ConfigDict:
     )
 
     config.train = ConfigDict()
-    config.train.steps = 300
-    config.train.batch_size = 16
+    config.train.steps = 150
+    config.train.batch_size = 8
     config.train.micro_batch_size = 4  # quickest on a few CPU cores
     config.train.learning_rate = 3e-3
-    config.train.warmup_steps = 20
+    config.train.warmup_steps = 10
     config.train.weight_decay = 0.0
     config.train.b2 = 0.99
     config.train.checkpoint_every = 50

@@ -1,6 +1,8 @@
 """What a Llama is: config, parameter pytree, kernels, forward passes, stacks, virtual models."""
 
+from jprune.llama.choose_token import Sampling
 from jprune.llama.config import LlamaConfig, Rope
+from jprune.llama.decode_layout import DecodeLayout, decode_layout
 from jprune.llama.flops import forward_flops
 from jprune.llama.forward import (
     Context,
@@ -14,6 +16,7 @@ from jprune.llama.forward import (
     run_blocks,
     unembed,
 )
+from jprune.llama.generate import generate
 from jprune.llama.kernels import Lora, Masked, fold, fold_kernels, linear
 from jprune.llama.loss import next_token_nll, token_nll
 from jprune.llama.masks import Mask, Masks
@@ -40,6 +43,7 @@ __all__ = [
     "Attention",
     "Block",
     "Context",
+    "DecodeLayout",
     "Linear",
     "Llama",
     "LlamaConfig",
@@ -53,12 +57,14 @@ __all__ = [
     "Plan",
     "Rope",
     "Run",
+    "Sampling",
     "Width",
     "abstract",
     "anonymous",
     "apply_block",
     "attention_out",
     "context",
+    "decode_layout",
     "count_bytes",
     "count_params",
     "embed",
@@ -67,6 +73,7 @@ __all__ = [
     "forward",
     "forward_flops",
     "from_params",
+    "generate",
     "full_plan",
     "hidden_states",
     "init",

@@ -29,8 +29,8 @@ Tap = Callable[[str, Array], None]
 class Context:
     """What every block of a pass shares: rotation tables, static widths, attention kernel."""
 
-    cos: Float[Array, "length half"]
-    sin: Float[Array, "length half"]
+    cos: Float[Array, "*batch length half"]
+    sin: Float[Array, "*batch length half"]
     head_dim: int = struct.field(pytree_node=False)
     eps: float = struct.field(pytree_node=False)
     attention: str = struct.field(pytree_node=False, default="auto")

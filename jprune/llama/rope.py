@@ -41,11 +41,11 @@ def rope_table(
 
 def apply_rope(
     x: Float[Array, "batch length heads head_dim"],
-    cos: Float[Array, "length half"],
-    sin: Float[Array, "length half"],
+    cos: Float[Array, "*batch length half"],
+    sin: Float[Array, "*batch length half"],
 ) -> Float[Array, "batch length heads head_dim"]:
     """Rotates channel pairs (i, i + head_dim / 2) of `x` by their angles, in float32."""
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    cos, sin = cos[:, None, :], sin[:, None, :]
+    cos, sin = cos[..., None, :], sin[..., None, :]
     rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return rotated.astype(x.dtype)
