@@ -15,6 +15,11 @@ def texts(flags: FlagValues, name: str, help: str) -> None:
     absl_flags.DEFINE_list(name, [], help, flag_values=flags)
 
 
+def repeated(flags: FlagValues, name: str, help: str) -> None:
+    """A flag of any text that may be given several times; none by default."""
+    absl_flags.DEFINE_multi_string(name, [], help, flag_values=flags)
+
+
 def integer(
     flags: FlagValues, name: str, default: int | None, help: str, at_least: int | None = None
 ) -> None:

@@ -25,6 +25,7 @@ COMMANDS = {
     "merge": "merge finetunes of one model into one",
     "apply": "rebuild a model from its recipe",
     "eval": "perplexity on one or several data sources",
+    "generate": "text that a model writes after a prompt",
     "export": "save a model for Hugging Face or as an Orbax checkpoint",
     "report": "rebuild the page of a finished run, or compare several runs in one table",
     "bench": "measure the speed of the methods",

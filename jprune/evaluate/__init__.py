@@ -1,4 +1,4 @@
-"""How good a model is: perplexity on token windows, also of models that were never built."""
+"""How good a model is: perplexity, also of models that were never built, and the text it writes."""
 
 from jprune.evaluate.perplexity import (
     EvaluationSet,
@@ -12,6 +12,7 @@ from jprune.evaluate.perplexity import (
 )
 from jprune.evaluate.plans import Removal
 from jprune.evaluate.protocol import PROTOCOLS, Protocol, preset
+from jprune.evaluate.samples import Sample, generate_texts, prompt_ids
 from jprune.evaluate.stitched import StitchedModels
 
 __all__ = [
@@ -20,12 +21,15 @@ __all__ = [
     "Perplexity",
     "Protocol",
     "Removal",
+    "Sample",
     "StitchedModels",
     "evaluate_sets",
     "evaluate_sources",
     "evaluation_sets",
+    "generate_texts",
     "perplexity",
     "preset",
+    "prompt_ids",
     "summarise",
     "window_nll",
 ]
