@@ -4,10 +4,12 @@ jprune report W --table=curve
 jprune report W1 W2 W3 --reference=W1 --out=table.md
 
 For one run: writes W/report.html and W/plots/*.png, and prints one row, or with --table=curve the
-perplexity of each criterion at each number of removed units, of each allocation at each sparsity.
+perplexity of each criterion at each number of removed units, of each allocation at each sparsity,
+or with --table=objectives of a search its result beside the models that it is compared with.
 For several: one row per run; runs that differ only in their seed are one row, with mean and
-standard deviation; with --table=curve the curves of sparse runs side by side. Runs that were
-measured with different protocols are refused.
+standard deviation; with --table=curve the curves of sparse runs side by side, with
+--table=objectives the models of searches. Runs that were measured with different protocols are
+refused.
 """
 
 from collections.abc import Sequence
@@ -31,6 +33,7 @@ _Result = tuple[str, dict[str, Any], dict[str, Any] | None]
 _BEGIN = (
     *(b"Run ", b"| Run ", b"Run,", b"run,"),
     *(b"Removed ", b"| Removed ", b"Removed,", rb"\begin{tabular}"),
+    *(b"Model ", b"| Model "),
     *(b"Sparsity ", b"| Sparsity ", b"Sparsity,", b"sparsity,"),
 )
 _ENDINGS = {".json": "json", ".txt": "text", ".md": "md", ".csv": "csv", ".tex": "tex"}
@@ -53,8 +56,8 @@ def define(flags: absl_flags.FlagValues) -> None:
     absl_flags.DEFINE_enum(
         "table",
         "summary",
-        ["summary", "curve"],
-        "which is printed; of several runs, curve is for sparse ones",
+        ["summary", "curve", "objectives"],
+        "which is printed; objectives is for searches, curve of several runs for sparse ones",
         flag_values=flags,
     )
     flag.text(
@@ -86,8 +89,8 @@ def run(flags: Flags) -> int:
         raise InputError("no workdir given; write: jprune report WORKDIR")
     _check_words(workdirs)
     several = len(workdirs) > 1
-    if several and flags.table == "curve" and flags.reference:
-        raise InputError("--reference is for the table of runs, not for --table=curve")
+    if several and flags.table != "summary" and flags.reference:
+        raise InputError(f"--reference is for the table of runs, not for --table={flags.table}")
     if not several and (flags.reference or flags.per_run):
         name = "reference" if flags.reference else "per_run"
         raise InputError(f"--{name} is for a comparison: give several workdirs")
@@ -95,6 +98,8 @@ def run(flags: Flags) -> int:
     shown = flags.format or (written if written in FORMATS else "text")
     if not several:
         table, result, protocol = _rebuild(flags, workdirs[0], shown)
+    elif flags.table == "objectives":
+        table, result, protocol = _compare_objectives(flags, shown)
     elif flags.table == "curve":
         table, result, protocol = _compare_curves(flags, shown)
     else:
@@ -157,10 +162,15 @@ def _rebuild(flags: Flags, workdir: str, shown: str) -> _Result:
     from jprune.report.sections import perplexity_pair, summary_table
 
     report = write_report(workdir)
-    table = _curve(report.run, workdir) if flags.table == "curve" else summary_table(report.run)
-    text = render(table.columns, table.rows, shown)
-    if table.caption and shown in ("text", "md"):
-        text += f"\n\n{table.caption}" if shown == "md" else f"\n{table.caption}"
+    further: dict[str, Any] = {}
+    if flags.table == "objectives":
+        text, further, _ = _compare_objectives(flags, shown)
+    else:
+        curve = flags.table == "curve"
+        table = _curve(report.run, workdir) if curve else summary_table(report.run)
+        text = render(table.columns, table.rows, shown)
+        if table.caption and shown in ("text", "md"):
+            text += f"\n\n{table.caption}" if shown == "md" else f"\n{table.caption}"
     output.say(f"wrote {report.page} and {len(report.plots)} plots")
     first, last = perplexity_pair(report.run)
     result = {
@@ -171,6 +181,7 @@ def _rebuild(flags: Flags, workdir: str, shown: str) -> _Result:
         "removed": [{"layer": layer, "part": part} for layer, part in report.run.removed],
         "ppl": {"before": first and first.ppl, "after": last and last.ppl},
         "sparsity": report.run.sparsity,
+        **further,
     }
     return text, result, dict(last.protocol) if last else None
 
@@ -200,6 +211,17 @@ def _compare_curves(flags: Flags, shown: str) -> _Result:
     result = {"points": curve_values(comparison), "left_out": comparison.left_out}
     protocol = {comparison.data: dict(comparison.protocol)}
     return render_curves(comparison, shown), result, protocol
+
+
+def _compare_objectives(flags: Flags, shown: str) -> _Result:
+    """A table with the models of searches side by side, and its figures."""
+    from jprune.report.objective_comparison import compare_objectives, render_objectives
+    from jprune.report.objective_tables import objective_values
+
+    comparison = compare_objectives(flags.workdir, flags.per_run)
+    result = {"models": objective_values(comparison.rows), "left_out": list(comparison.left_out)}
+    protocols = {data: dict(fields) for data, fields in comparison.protocols.items()}
+    return render_objectives(comparison, shown), result, protocols
 
 
 def _compare(flags: Flags, shown: str) -> _Result:

@@ -7,6 +7,7 @@ What W already has is not computed again: a run that was stopped goes on, and a 
 only what depends on it. The page is W/report.html, the pruned model W/model.
 """
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -72,8 +73,10 @@ def execute(
 
 def print_result(workdir: str) -> None:
     """Prints what came out, and says where the page and the model are."""
+    from jprune.report.objective_tables import run_objectives_table
     from jprune.report.reading import read_run
     from jprune.report.run_tables import evaluation_tables, sizes_table
+    from jprune.report.search_words import search_notes
     from jprune.report.sections import removed_text, unit_list
     from jprune.report.sparse_words import sparsity_text
     from jprune.report.tables import percent, render
@@ -84,7 +87,11 @@ def print_result(workdir: str) -> None:
         print(f"removed {removed_text(record)}: {unit_list(record.removed)}\n")
     if record.sparse:
         print(f"{sparsity_text(record.sparse)}; achieved {percent(record.sparse.achieved)}\n")
-    for table in (*evaluation_tables(record), sizes_table(record)):
+    for note in search_notes(record):
+        print(textwrap.fill(note, 100, break_on_hyphens=False, break_long_words=False) + "\n")
+    objectives = run_objectives_table(record)
+    evaluations = [objectives] if objectives else evaluation_tables(record)
+    for table in (*evaluations, sizes_table(record)):
         if table.rows:
             print(table.caption or "Size.")
             print(render(table.columns, table.rows) + "\n")

@@ -2,12 +2,26 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from jprune.core.errors import InputError
-from jprune.data import Tokenizer
+from jprune.data.windows import Tokenizer
 from jprune.llama import DecodeLayout, Llama, Sampling, generate
 from jprune.llama.config import LlamaConfig
+
+
+@runtime_checkable
+class TextTokenizer(Tokenizer, Protocol):
+    """What of a tokenizer is needed to read prompts and to write."""
+
+    @property
+    def eos_token_id(self) -> int | None:
+        """The id of the token that ends a text, if there is one."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +49,7 @@ class Sample:
 
 def generate_texts(
     llama: Llama | DecodeLayout,
-    tokenizer: Tokenizer | None,
+    tokenizer: TextTokenizer | None,
     prompts: Sequence[str],
     max_new_tokens: int,
     *,
@@ -81,7 +95,7 @@ def prompt_ids(tokenizer: Tokenizer, prompt: str, config: LlamaConfig) -> list[i
       InputError: an empty prompt of a model without BOS.
     """
     bos = tokenizer.bos_token_id if config.bos != "none" else None
-    ids = [bos] * (bos is not None) + tokenizer.encode(prompt)
+    ids = [*([] if bos is None else [bos]), *tokenizer.encode(prompt)]
     if not ids:
         raise InputError("an empty prompt needs a model that begins texts with BOS; give some text")
     return ids

@@ -13,6 +13,7 @@ from jprune.core.errors import InputError
 from jprune.llama.attention import attend
 from jprune.llama.cache import Cache, attend_cached, capacity, extend, prompt_cache, visible
 from jprune.llama.choose_token import Sampling, choose
+from jprune.llama.config import LlamaConfig
 from jprune.llama.decode_layout import (
     DecodeBlock,
     DecodeLayout,
@@ -173,7 +174,8 @@ def decode_step(
     """
     config = layout.ends.config
     first = next((cache for cache in caches if cache is not None), None)
-    ctx = dataclasses.replace(context(config, 1), **_rotation(config, slot - pads))
+    cos, sin = _rotation(config, slot - pads)
+    ctx = dataclasses.replace(context(config, 1), cos=cos, sin=sin)
     seen = None if first is None else visible(first.k.shape[2], slot, pads)
     h = embed(layout.ends, token[:, None])
     after = []
@@ -192,12 +194,12 @@ def _after_mlp(block: DecodeBlock, h: Array, ctx: Context) -> Array:
     return residual(h if block.gate_up is None else h + mlp_added(block, h, ctx))
 
 
-def _rotation(config, positions: Int[Array, " batch"]) -> dict[str, Array]:
-    """Cosines and sines at one position for every row [batch, 1, half]."""
+def _rotation(config: LlamaConfig, positions: Int[Array, " batch"]) -> tuple[Array, Array]:
+    """Cosine and sine at one position for every row, [batch, 1, half] each."""
     # Read from the same table as whole windows: computed here, angles could round otherwise.
-    tables = rope_table(config.rope, config.head_dim, config.max_position_embeddings)
+    cos, sin = rope_table(config.rope, config.head_dim, config.max_position_embeddings)
     at = jnp.clip(positions, 0, config.max_position_embeddings - 1)
-    return {name: table[at][:, None] for name, table in zip(("cos", "sin"), tables, strict=True)}
+    return cos[at][:, None], sin[at][:, None]
 
 
 def _among(token: Int[Array, " batch"], stop: tuple[int, ...]) -> Bool[Array, " batch"]:

@@ -209,8 +209,17 @@ class SearchRun(VariantsRun):
         folder: str,
         evaluate: Callable[..., Any],
         starts: Sequence[Candidate],
+        base: Mapping[str, Float[np.ndarray, " _"]] | None = None,
     ) -> SearchResult:
-        """A search over a space, kept in a folder of the workdir."""
+        """A search over a space, kept in a folder of the workdir.
+
+        Args:
+          space: of the candidates.
+          folder: in the workdir; no other search of this run may have it.
+          evaluate: gives the NLL of a candidate.
+          starts: candidates to begin with.
+          base: NLL per window that scores are ratios to, by default that of the empty candidate.
+        """
         config = self.config
         windows = self.windows()
         objectives = [Objective(name, len(ids)) for name, ids in windows.items()]
@@ -221,7 +230,9 @@ class SearchRun(VariantsRun):
         }
         settings = config.settings
         kept = {k: v for k, v in settings.to_json().items() if k != "trials"}
-        name = sha256_json([space.to_json(), kept, identity])[:16]
+        # The folder tells searches of one run apart that share a storage and remove from models
+        # of the same shape.
+        name = sha256_json([folder, space.to_json(), kept, identity])[:16]
         root = as_path(self.root / folder)
         root.mkdir(parents=True, exist_ok=True)
         return run_study(
@@ -232,6 +243,7 @@ class SearchRun(VariantsRun):
             config.storage or str(root / JOURNAL),
             name=name,
             warm_starts=starts,
+            base=base,
             identity=identity,
         )
 

@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import Float
 
 from jprune.core.files import read_json, write_json
 from jprune.evaluate import Removal, StitchedModels, perplexity
@@ -114,20 +115,30 @@ class Comparisons:
         }
 
     def _removal(self, number: int, values: Mapping[str, Any]) -> dict[str, Any]:
-        """A search on one model that only removes, with as many trials."""
+        """A search on one model that only removes, with as many trials.
+
+        Its scores are ratios to the base's NLL, as those of the search itself are.
+        """
         run, llama, windows = self.run, self.run.model(number), self.run.windows()
+        base = self._base_nll() if number else None
         models = StitchedModels(llama)
 
         def evaluate(candidate: Candidate, objective: str, items: Any) -> Any:
-            gates = candidate.gates(run.space.num_layers)
-            return models.nll(Removal(gates), windows[objective][items])
+            gates = Removal(candidate.gates(run.space.num_layers))
+            return models.nll(gates, windows[objective][items])
 
         space, name = run.drop_space(number), run.names[number]
         starts = warm_starts(space, self.scores(number))
-        result = run.study(space, f"search-removal-{name}", evaluate, starts)
+        result = run.study(space, f"search-removal-{name}", evaluate, starts, base)
         curve = [{"trials": p["trials"], "score": p["score"]} for p in result.curve]
         found = {"score": result.incumbent.score, "trials": result.counts(), "curve": curve}
         return self._measured(llama, result.candidate) | found
+
+    def _base_nll(self) -> dict[str, Float[np.ndarray, " windows"]]:
+        """The base's NLL of every window of each objective."""
+        models = StitchedModels(self.run.model(0))
+        whole = Removal(Candidate().gates(self.run.space.num_layers))
+        return {name: models.nll(whole, ids) for name, ids in self.run.windows().items()}
 
     def _merge_depth(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Depth pruning by perplexity of that plain merge of all variants that is best unpruned.

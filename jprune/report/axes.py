@@ -23,18 +23,28 @@ LOG_RANGE = 8.0  # a perplexity axis that spans more than this factor is logarit
 
 def new_axes(width: float = 8.0, height: float = 3.3) -> "tuple[Figure, Axes]":
     """A figure of so many inches with one pair of axes in it."""
+    figure, (axes,) = new_grid(1, 1, width, height)
+    return figure, axes
+
+
+def new_grid(
+    count: int, columns: int, width: float = 8.0, height: float = 3.3
+) -> "tuple[Figure, list[Axes]]":
+    """A figure with so many pairs of axes, row by row; `height` is of a row."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.add_subplot()
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(INK)
-    axes.tick_params(colors=INK, labelsize=9, length=3)
-    axes.grid(axis="y", color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    return figure, axes
+    rows = math.ceil(count / columns)
+    figure = Figure(figsize=(width, height * rows), layout="constrained")
+    found = [figure.add_subplot(rows, columns, number) for number in range(1, count + 1)]
+    for axes in found:
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+        for side in ("left", "bottom"):
+            axes.spines[side].set_color(INK)
+        axes.tick_params(colors=INK, labelsize=9, length=3)
+        axes.grid(axis="y", color=GRID, linewidth=0.8)
+        axes.set_axisbelow(True)
+    return figure, found
 
 
 def set_labels(axes: "Axes", title: str, x: str, y: str) -> None:

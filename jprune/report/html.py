@@ -23,6 +23,7 @@ from jprune.report.run_tables import (
     task_table,
 )
 from jprune.report.score_tables import noise_notes, path_table, score_table, window_table
+from jprune.report.search_html import front_section, progress_section, search_section
 from jprune.report.sections import headline, protocol_text, settings_text
 from jprune.report.sparse_html import (
     sparsity_curve_section,
@@ -35,11 +36,15 @@ UNFINISHED = ("failed", "interrupted")
 
 
 def page(run: RunRecord, figures: Mapping[str, str]) -> str:
-    """The page of `run`. `figures` maps a name (curve, sparsity_curve, training, density,
-    scores-NAME, windows-NAME) to SVG text made by `plots.svg`; what is not there is left out.
+    """The page of `run`. `figures` maps a name (stitched, best, front, curve, sparsity_curve,
+    training, density, scores-NAME, windows-NAME) to SVG text made by `plots.svg`; what is not
+    there is left out.
     """
     body = [
         _head(run),
+        search_section(run, figures),
+        progress_section(run, figures),
+        front_section(run, figures),
         _curve(run, figures),
         sparsity_curve_section(run, figures),
         _training(run, figures),
@@ -158,12 +163,15 @@ def _one_score(run: RunRecord, scores: ScoreFile, figures: Mapping[str, str]) ->
 
 def _scores(run: RunRecord, figures: Mapping[str, str]) -> str:
     chosen = run.chosen
-    if chosen is None:
+    if chosen is None and run.search is None:
         return ""
-    parts = [_one_score(run, chosen, figures)]
+    parts = [_one_score(run, chosen, figures)] if chosen else []
     for scores in run.scores:
         if scores is not chosen and scores.criterion not in BASELINES:
-            parts.append(details(f"Also scored: {scores.name}", _one_score(run, scores, figures)))
+            title = f"Also scored: {scores.name}" if chosen else f"Of the units of {scores.name}"
+            parts.append(details(title, _one_score(run, scores, figures)))
+    if not parts:
+        return ""
     lower = "The lower the score, the less the unit matters and the sooner it is removed."
     return section("Scores", paragraph(lower, "note"), *parts)
 

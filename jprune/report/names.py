@@ -1,11 +1,16 @@
 """What rows and columns of a comparison are called, and how their figures are written."""
 
 import os
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from jprune.report import tables
 from jprune.report.comparable import Run
 from jprune.report.comparison import Spread
+
+_PART = re.compile(r"@\d+/\d+$")
+_ENDING = re.compile(r"(?<=.)(\.(txt|raw|tokens|jsonl?|parquet|npz))?(\.gz)?$")
 
 
 def group_names(groups: Sequence[Sequence[Run]]) -> list[str]:
@@ -29,8 +34,47 @@ def _joined(names: Sequence[str]) -> str:
 
 def short_names(data: Sequence[str]) -> dict[str, str]:
     """Data sources without their folders, where that leaves them different."""
-    names = [source.rpartition("/")[2] for source in data]
-    return dict(zip(data, names if len(set(names)) == len(names) else data, strict=True))
+    parsed = [_Source.of(source) for source in data]
+    return _shortest(data, [[f"{one.file}{one.field}{one.part}" for one in parsed]])
+
+
+def brief_names(data: Sequence[str]) -> dict[str, str]:
+    """Data sources as columns and axes are named: gsm8k of d/gsm8k.jsonl::question+answer@2/2.
+
+    What leaves some of them the same stays: the field, then the part, then the folder.
+    """
+    parsed = [_Source.of(source) for source in data]
+    stems = [_ENDING.sub("", one.file) for one in parsed]
+    pairs = list(zip(stems, parsed, strict=True))
+    forms = [
+        stems,
+        [stem + one.field for stem, one in pairs],
+        [stem + one.field + one.part for stem, one in pairs],
+    ]
+    return _shortest(data, forms)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The words of a data source: d/gsm8k.jsonl, ::question, @2/2; the file without folders."""
+
+    file: str
+    field: str
+    part: str
+
+    @classmethod
+    def of(cls, source: str) -> "_Source":
+        part = _PART.search(source)
+        path = source[: part.start()] if part else source
+        path, separator, field = path.partition("::")
+        return cls(
+            path.rstrip("/").rpartition("/")[2], separator + field, part.group() if part else ""
+        )
+
+
+def _shortest(data: Sequence[str], forms: Sequence[Sequence[str]]) -> dict[str, str]:
+    names = next((names for names in forms if len(set(names)) == len(names)), data)
+    return dict(zip(data, names, strict=True))
 
 
 def spread_text(spread: Spread | None, decimals: int | None = None) -> str | None:

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from jprune.core.files import as_path, write_bytes, write_text
 from jprune.report import html, plots
+from jprune.report.front import front_panels
 from jprune.report.reading import BASELINES, RunRecord, read_run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Figures whose title is the heading of their section.
-_HEADED = ("curve", "sparsity_curve", "training")
+_HEADED = ("curve", "sparsity_curve", "training", "best", "front")
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,10 @@ class Report:
 
 
 def draw(run: RunRecord) -> "dict[str, Figure]":
-    """The figures that the run has data for: curve, sparsity_curve, training, density,
-    scores-NAME, windows-NAME.
+    """The figures that the run has data for: stitched, best, front, curve, sparsity_curve,
+    training, density, scores-NAME, windows-NAME.
     """
-    figures: dict[str, Figure] = {}
+    figures: dict[str, Figure] = _search_figures(run)
     curve = run.figures.get("curve")
     if isinstance(curve, Mapping) and curve.get("series"):
         chosen = run.chosen.criterion if run.chosen else None
@@ -50,6 +51,21 @@ def draw(run: RunRecord) -> "dict[str, Figure]":
             figures[f"windows-{scores.name}"] = plots.window_figure(scores, removed)
         if any(v is not None for v in scores.values):
             figures[f"scores-{scores.name}"] = plots.score_figure(scores, removed)
+    return figures
+
+
+def _search_figures(run: RunRecord) -> "dict[str, Figure]":
+    figures: dict[str, Figure] = {}
+    search = run.search
+    if search is None:
+        return figures
+    layers = run.pair("layers")[0]
+    if search.variants and isinstance(layers, int):
+        figures["stitched"] = plots.stitched_figure(search, layers)
+    if any(score is not None for score in search.curve.score):
+        figures["best"] = plots.best_so_far_figure(search)
+    if front_panels(search):
+        figures["front"] = plots.front_figure(search)
     return figures
 
 

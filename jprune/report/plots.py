@@ -23,9 +23,12 @@ from jprune.report.axes import (
     plain,
     set_labels,
 )
+from jprune.report.best_so_far import best_so_far_figure
 from jprune.report.curves import curve_figure, sparsity_curve_figure
 from jprune.report.density import density_figure
+from jprune.report.front import front_figure
 from jprune.report.reading import PART_NAMES, ScoreFile, UnitKey
+from jprune.report.stitched import stitched_figure
 from jprune.report.tables import significant
 
 if TYPE_CHECKING:
@@ -37,11 +40,14 @@ __all__ = [
     "KEPT",
     "PROTECTED",
     "REMOVED",
+    "best_so_far_figure",
     "curve_figure",
     "density_figure",
+    "front_figure",
     "png",
     "score_figure",
     "sparsity_curve_figure",
+    "stitched_figure",
     "svg",
     "training_figure",
     "window_figure",

@@ -7,6 +7,7 @@ from typing import Any
 from jprune.core.errors import InputError
 from jprune.core.files import as_path, read_json
 from jprune.report.fields import Numbers, mapping, mappings, optional_numbers
+from jprune.report.searches import Search, parse_search
 from jprune.report.sparsity import (
     Allocation,
     Sparsity,
@@ -84,7 +85,7 @@ class RunRecord:
 
     `phases` are the states of the model that were evaluated: before first, after last.
     `evaluations` holds every perplexity figure, phase by phase. `sparsity` is as in the file,
-    `sparse` what it says where its form is known.
+    `sparse` what it says where its form is known. `search` is what a search found.
     """
 
     name: str
@@ -100,13 +101,19 @@ class RunRecord:
     sparsity_curve: SparsityCurve | None
     statistics: Statistics | None
     allocation: Allocation | None
+    search: Search | None
     scores: tuple[ScoreFile, ...]
     recipe: Mapping[str, Any] | None
     exported: bool
 
     @property
     def chosen(self) -> ScoreFile | None:
-        """The scores that decided: the configured criterion's, else the first non-baseline's."""
+        """The scores that decided: the configured criterion's, else the first non-baseline's.
+
+        None of a search, which goes by more than scores.
+        """
+        if self.search:
+            return None
         for s in self.scores:
             if self.setting("criterion") in (s.name, s.criterion):
                 return s
@@ -168,6 +175,7 @@ def read_run(workdir) -> RunRecord:
         sparsity_curve=parse_sparsity_curve(curve, f"{path / 'run.json'}: sparsity_curve"),
         statistics=rates.get("statistics"),
         allocation=rates.get("allocation"),
+        search=parse_search(run, path / "run.json"),
         scores=scores,
         recipe=_read_object(path / "recipe.json", optional=True),
         exported=(path / "model" / "config.json").exists(),

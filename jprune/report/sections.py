@@ -5,7 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from jprune.report import tables
+from jprune.report.names import brief_names
+from jprune.report.objectives import BASE, RESULT, measured_models, perplexity, report_data
 from jprune.report.reading import PART_NAMES, Evaluation, RunRecord, UnitKey
+from jprune.report.search_words import search_method
+from jprune.report.searches import Search
 from jprune.report.sparse_words import settings_words, sparsity_text
 from jprune.report.sparsity import Sparsity
 from jprune.report.tables import Cell, Table
@@ -91,30 +95,69 @@ def perplexity_pair(run: RunRecord) -> tuple[Evaluation | None, Evaluation | Non
     return next(same, None), last
 
 
-def _perplexity_card(run: RunRecord) -> Card | None:
+@dataclass(frozen=True)
+class _Perplexity:
+    """PPL before and after, and what it was measured on."""
+
+    before: float | None
+    after: float
+    words: str
+
+
+def _headline_perplexity(run: RunRecord) -> _Perplexity | None:
+    """That on the first data source; of a search on several, exp of the mean NLL on them."""
+    data = report_data(run)
+    models = {m.key: m for m in measured_models(run, data) if not m.is_variant}
+    if len(data) > 1 and RESULT in models:
+        means = [perplexity(models[key].mean) if key in models else None for key in (BASE, RESULT)]
+        protocols = {e.data: protocol_text(e.protocol) for e in run.evaluations}
+        words = [
+            f"exp of the mean NLL on {', '.join(brief_names(data).values())}",
+            *dict.fromkeys(protocols[name] for name in data),
+        ]
+        return _Perplexity(
+            means[0], perplexity(models[RESULT].mean), "; ".join(filter(None, words))
+        )
     first, last = perplexity_pair(run)
-    if last is None:
+    if last is None or last.ppl is None:
         return None
-    detail = f"{last.data}; {protocol_text(last.protocol)}".strip("; ")
-    if first is None:
-        return Card("Perplexity", tables.ppl(last.ppl), detail)
-    return Card("Perplexity", f"{tables.ppl(first.ppl)} → {tables.ppl(last.ppl)}", detail)
+    words = f"{last.data}; {protocol_text(last.protocol)}"
+    return _Perplexity(first.ppl if first else None, last.ppl, words)
+
+
+def _perplexity_card(run: RunRecord) -> Card | None:
+    found = _headline_perplexity(run)
+    if found is None:
+        return None
+    value = tables.ppl(found.after)
+    if found.before is not None:
+        value = f"{tables.ppl(found.before)} → {value}"
+    return Card("Perplexity", value, found.words.strip("; "))
 
 
 def summary_table(run: RunRecord) -> Table:
     """The run in one row; the caption has the protocol of its perplexities."""
-    first, last = perplexity_pair(run)
+    found = _headline_perplexity(run)
     old, new = run.pair("parameters")
-    caption = f"PPL: {last.data}; {protocol_text(last.protocol)}" if last else ""
+    method = _sparsity_cells(run, run.sparse) if run.sparse else _removal_cells(run)
     cells: dict[str, Cell] = {
         "Run": run.name,
-        **(_removal_cells(run) if run.sparse is None else _sparsity_cells(run, run.sparse)),
+        **(_search_cells(run, run.search) if run.search else method),
         "Parameters": tables.count(new),
         "Left": f"{100 * new / old:.1f}%" if old and new is not None else None,
-        "PPL before": tables.ppl(first.ppl if first else None),
-        "PPL after": tables.ppl(last.ppl if last else None),
+        "PPL before": tables.ppl(found.before if found else None),
+        "PPL after": tables.ppl(found.after if found else None),
     }
-    return Table(tuple(cells), [tuple(cells.values())], caption)
+    return Table(tuple(cells), [tuple(cells.values())], f"PPL: {found.words}" if found else "")
+
+
+def _search_cells(run: RunRecord, search: Search) -> dict[str, Cell]:
+    return {
+        "Search": run.setting("sampler"),
+        "Trials": search.num_trials,
+        **({"Variants": len(search.variants)} if search.variants else {}),
+        "Removed": removed_text(run) if run.removed else None,
+    }
 
 
 def _removal_cells(run: RunRecord) -> dict[str, Cell]:
@@ -138,7 +181,9 @@ def _sparsity_cells(run: RunRecord, sparsity: Sparsity) -> dict[str, Cell]:
 def method_text(run: RunRecord) -> str:
     """One line that names the method, for example: Depth pruning, perplexity score."""
     words = []
-    if run.removed:
+    if run.search:
+        words.append(search_method(run))
+    elif run.removed:
         words.append("depth pruning")
     if run.sparsity:
         words.append(sparsity_text(run.sparse) if run.sparse else "sparsity")

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from jprune.cli.main import main
-from tests.report import sparse_runs
+from tests.report import search_runs, sparse_runs
 from tests.report.conftest import write_files
 
 RUN = {
@@ -211,3 +211,49 @@ def test_curves_of_depth_runs_are_shown_alone(two, refused):
 
 def test_a_run_without_a_curve(workdir, refused):
     assert "has no curve; see its key curve_windows" in refused("report", workdir, "--table=curve")
+
+
+@pytest.fixture
+def searches(tmp_path):
+    """Workdirs U and V of searches that differ in their seed."""
+    names = [str(tmp_path / "U"), str(tmp_path / "V")]
+    for seed, name in enumerate(names):
+        run = search_runs.run_json(search_runs.NLL | {"after": (3.5 + seed / 4, 5.25)})
+        write_files(tmp_path / name, search_runs.search_files(run, seed=seed))
+    return names
+
+
+def test_a_search_in_one_row_and_as_a_table_of_objectives(searches, jprune, tmp_path):
+    status, out, _ = jprune("report", searches[0])
+    assert status == 0 and out.splitlines()[2].split()[:3] == ["U", "evolution", "8"]
+    file = tmp_path / "o.json"
+    status, out, _ = jprune("report", searches[0], "--table=objectives", f"--out={file}")
+    assert status == 0
+    # NLL, PPL and what is retained of the best variant: on each of two data sources, and the mean.
+    assert out.splitlines()[8].split()[-9:] == [
+        *("3.500", "33.12", "60.7"), *("5.250", "190.6", "28.7"), *("4.375", "79.44", "88.2"),
+    ]  # fmt: skip
+    written = json.loads(file.read_text())
+    assert written["models"][-1]["mean.nll_nats"] == 4.375
+    assert written["ppl"]["after"] == pytest.approx(33.115, rel=1e-4)
+
+
+def test_the_objectives_of_several_searches(searches, jprune, tmp_path):
+    call = ("report", *searches, "--table=objectives")
+    for ending in ("md", "csv", "tex", "txt", "json"):
+        file = tmp_path / f"o.{ending}"
+        for _ in range(2):  # safe to repeat
+            status, out, _ = jprune(*call, f"--out={file}")
+            assert status == 0 and (ending == "json" or file.read_text() == out)
+    assert "3.625 ± 0.177" in out
+    written = json.loads(file.read_text())
+    assert len(written["models"]) == 7 and list(written["protocol"]) == list(search_runs.DATA)
+    status, out, _ = jprune(*call, "--per_run", "--format=md")
+    assert out.startswith("| Run | Model |") and out.count("stitched model") == 2
+
+
+def test_objectives_are_of_searches(workdir, searches, refused):
+    message = refused("report", workdir, "--table=objectives")
+    assert "--table=objectives is of searches, and" in message and "W is a depth run" in message
+    message = refused("report", *searches, "--table=objectives", f"--reference={searches[0]}")
+    assert "--reference is for the table of runs, not for --table=objectives" in message

@@ -15,6 +15,9 @@ def test_a_search(jprune, model, text, tmp_path):
     call = ["search", "--config=search_depth", f"--workdir={tmp_path / 'W'}", *words]
     status, out, err = jprune(*call)
     assert status == 0 and "removed 1 of 4 blocks" in out, err
+    said = " ".join(out.split())
+    assert "4 candidates were tried" in said and "It was set beside no other model" in said
+    assert "searched removal (by evolution)" in out and "Perplexity:" not in out
     record = json.loads((tmp_path / "W" / "run.json").read_text())
     assert record["search"]["trials"]["complete"] >= 1
     status, out, _ = jprune(*call, "--dry_run")

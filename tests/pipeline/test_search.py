@@ -17,6 +17,7 @@ from jprune.pipeline.job import dry_run, run_config
 from jprune.search import Candidate
 from jprune.transforms import drop_units, merge_models, stitch_models
 from tests.pipeline.runs import ppl, ran
+from tests.report.parsed import Page
 from tests.tiny import finetunes
 
 
@@ -93,14 +94,23 @@ def test_a_stitched_model(tmp_path, config, folders):
         assert len(other.removed) == 1 and not other.mixes
         found = record["figures"][phase]["perplexity"][0]["ppl"]
         np.testing.assert_allclose(found, ppl(drop_units(other.removed)(llama), ids), rtol=1e-5)
+    # Searches that only remove have scores and curves in the units of the search itself.
+    with np.load(tmp_path / "objectives.npz") as drawn:
+        sets = [drawn[name] for name in drawn.files]
+    for name, llama in (("base", base), ("math", variants[0])):
+        found = record["comparisons"][f"removal-{name}"]
+        pruned = drop_units(Candidate.from_json(found["candidate"]).removed)(llama)
+        ratios = [np.log(ppl(pruned, one)) / np.log(ppl(base, one)) for one in sets]
+        np.testing.assert_allclose(found["score"], np.mean(ratios), rtol=1e-5)
+        assert [point["trials"] for point in found["curve"]] == list(range(1, 15))
+        assert found["curve"][-1]["score"] == found["score"]
+        assert sum(found["trials"].values()) == 14
     # The plain merge is the best of several, its removal the best by the objectives together.
     found = record["comparisons"]["merge-depth"]
     best = min(found["tried"], key=lambda one: one["score"])
     assert found["merge"] == {k: best[k] for k in ("method", "options")}
     assert len(found["tried"]) == 11
     merged = merge_models(variants, best["method"], base=base, **best["options"])
-    with np.load(tmp_path / "objectives.npz") as drawn:
-        sets = [drawn[name] for name in drawn.files]
     ratios = [np.log(ppl(merged, one)) / np.log(ppl(base, one)) for one in sets]
     np.testing.assert_allclose(best["score"], np.mean(ratios), rtol=1e-5)
     together = np.concatenate(sets)
@@ -110,6 +120,20 @@ def test_a_stitched_model(tmp_path, config, folders):
     figure = record["figures"]["merge-depth"]["perplexity"][0]["ppl"]
     pruned = drop_units([(gone["layer"], "block")])(merged)
     np.testing.assert_allclose(figure, ppl(pruned, ids), rtol=1e-5)
+    # The page has the picture, the curves, the front, and a row for each kind of model.
+    plots = {path.name for path in (tmp_path / "plots").iterdir()}
+    assert {"stitched.png", "best.png", "front.png"} <= plots
+    page = Page((tmp_path / "report.html").read_text())
+    rows = page.table("Model", "Removed", "a NLL", "PPL", "%", "b NLL", "PPL", "%", "mean NLL")
+    assert [row[0].partition(" (")[0] for row in rows] == [
+        "base", "math", "code", "best depth pruning", "best removal search",
+        "depth pruning of the best merge", "stitched model",
+    ]  # fmt: skip
+    ends = [windows(f"{folders / name}.jsonl@2/2", tokenizer, 4) for name in "ab"]
+    nll = [np.mean([np.log(ppl(llama, one)) for one in ends]) for llama in (*variants, expected)]
+    np.testing.assert_allclose([float(rows[i][8]) for i in (1, 2, -1)], nll, atol=6e-4)
+    share = 100 * np.exp(min(nll[:2]) - nll[2])
+    np.testing.assert_allclose(float(rows[-1][10]), share, atol=0.06)
     # Of the complete trials none has a lower mean ratio.
     scores = [row["score"] for row in result["history"] if row["state"] == "complete"]
     assert record["search"]["score"] == min(scores)

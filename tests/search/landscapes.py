@@ -1,11 +1,12 @@
-"""Losses with known optima, to search."""
+"""Losses with known optima, to search, and what searches of them share."""
 
 import numpy as np
 
 from jprune.scores import Unit
-from jprune.search import Candidate, DropSpace, Objective, StitchSpace
+from jprune.search import Candidate, DropSpace, Objective, SearchSettings, StitchSpace
 
 ITEMS = 16
+EVERYTHING = SearchSettings("random", 6, rungs=(1,))  # each candidate at once on all items
 COSTS = np.array([0.9, 0.31, 0.62, 0.2, 0.55, 0.74, 0.12, 0.81, 0.43, 0.27, 0.69, 0.5])
 GAINS = np.array([[0.2, -0.1], [-0.3, 0.1], [0.05, 0.15], [0.1, -0.2], [-0.1, -0.1], [0.3, 0.2]])
 
@@ -44,3 +45,21 @@ def objective(name="text", maximize=False):
 
 def layers(candidate: Candidate) -> set[int]:
     return {unit.layer for unit in candidate.removed}
+
+
+class Recorder:
+    """Evaluates, and keeps what was asked."""
+
+    def __init__(self, loss=removal_loss):
+        self.loss, self.calls = loss, []
+
+    def __call__(self, candidate, name, items):
+        self.calls.append((candidate, name, tuple(items.tolist())))
+        return self.loss(candidate, name, items)
+
+    def items(self, candidate, name):
+        return [items for who, what, items in self.calls if (who, what) == (candidate, name)]
+
+
+def single(*chosen):
+    return Candidate(tuple(Unit(layer, "block") for layer in chosen))

@@ -1,12 +1,9 @@
-"""Studies: rungs, failures, copies, and several workers at once."""
-
-import threading
+"""Studies: rungs, objectives, copies, budgets, and what is refused."""
 
 import numpy as np
 import pytest
 
-from jprune.core.errors import InputError, Interrupted
-from jprune.scores import Unit
+from jprune.core.errors import InputError
 from jprune.search import (
     Candidate,
     Mix,
@@ -16,36 +13,17 @@ from jprune.search import (
     run_study,
 )
 from jprune.search.storage import open_storage
-from jprune.search.trials import Reached, Trials
-from jprune.search.workers import worker
 from tests.search.landscapes import (
     COSTS,
+    EVERYTHING,
+    Recorder,
     drop_space,
     layers,
     objective,
     removal_loss,
+    single,
     stitch_space,
 )
-
-EVERYTHING = SearchSettings("random", 6, rungs=(1,))
-
-
-class Recorder:
-    """Evaluates, and keeps what was asked."""
-
-    def __init__(self, loss=removal_loss):
-        self.loss, self.calls = loss, []
-
-    def __call__(self, candidate, name, items):
-        self.calls.append((candidate, name, tuple(items.tolist())))
-        return self.loss(candidate, name, items)
-
-    def items(self, candidate, name):
-        return [items for who, what, items in self.calls if (who, what) == (candidate, name)]
-
-
-def single(*chosen):
-    return Candidate(tuple(Unit(layer, "block") for layer in chosen))
 
 
 def test_only_new_items_are_evaluated_and_losers_end_early():
@@ -148,92 +126,6 @@ def test_the_base_s_values_may_be_given_and_are_kept(tmp_path):
     assert not evaluate.items(Candidate(), "text")
 
 
-def test_a_failed_evaluation_is_recorded_and_never_the_best(caplog):
-    bad = single(3, 6, 9)  # the best there is
-    starts = [single(0, 1, 2), bad, single(4, 5, 6)]
-
-    def evaluate(candidate, name, items):
-        if candidate == bad:
-            raise RuntimeError("out of memory")
-        return removal_loss(candidate, name, items)
-
-    storage = open_storage(None)
-    settings = SearchSettings("random", 5, rungs=(1,))
-    args = (drop_space(), [objective()], evaluate, settings, storage)
-    result = run_study(*args, warm_starts=starts)
-    row = result.history[1]
-    assert (row.state, row.error) == ("failed", "RuntimeError: out of memory")
-    assert row.candidate == bad and row.values is None and result.candidate != bad
-    assert result.counts() == {"complete": 4, "failed": 1}
-    assert storage.get_all_trials(0)[1].state.name == "FAIL"
-    assert storage.get_all_trials(0)[1].value is None
-    assert "trial 1 failed: RuntimeError: out of memory" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        (lambda items: np.full(len(items), np.nan), "16 of 16 items of text are not finite"),
-        (lambda items: np.ones(3), "gave an array of shape \\[3\\]"),
-    ],
-)
-def test_values_that_are_none_fail_too(values, message):
-    start = single(0, 1, 2)
-
-    def evaluate(candidate, name, items):
-        return values(items) if candidate == start else removal_loss(candidate, name, items)
-
-    args = (drop_space(), [objective()], evaluate, SearchSettings("random", 3, rungs=(1,)))
-    result = run_study(*args, warm_starts=[start])
-    assert result.history[0].state == "failed"
-    with pytest.raises(InputError, match=message):
-        raise InputError(result.history[0].error)
-
-
-def test_a_failed_candidate_is_evaluated_again():
-    evaluate = Recorder()
-    start, failures = single(0, 1, 2), [1]
-
-    def flaky(candidate, name, items):
-        if candidate == start and failures:
-            failures.pop()
-            raise RuntimeError("once")
-        return evaluate(candidate, name, items)
-
-    args = (drop_space(), [objective()], flaky, SearchSettings("random", 3, rungs=(1,)))
-    result = run_study(*args, warm_starts=[start, start])
-    assert [row.state for row in result.history] == ["failed", "complete", "complete"]
-    assert result.history[1].copy_of is None
-
-
-def test_if_the_first_trials_all_fail_the_error_is_raised(tmp_path):
-    class Broken(Exception):
-        pass
-
-    works = []
-
-    def evaluate(candidate, name, items):
-        if candidate.removed and not works:
-            raise Broken("nothing works")
-        return removal_loss(candidate, name, items)
-
-    args = (drop_space(), [objective()], evaluate)
-    settings = SearchSettings("random", 9, rungs=(1,), give_up_after=4)
-    with pytest.raises(Broken, match="nothing works"):
-        run_study(*args, settings, tmp_path / "journal")
-    works.append(True)
-    result = run_study(*args, settings, tmp_path / "journal")
-    assert result.counts() == {"complete": 5, "failed": 4}
-
-
-def test_an_error_of_the_base_is_raised_as_it_is():
-    def evaluate(candidate, name, items):
-        raise KeyError("no such data")
-
-    with pytest.raises(KeyError, match="no such data"):
-        run_study(drop_space(), [objective()], evaluate, EVERYTHING)
-
-
 def test_copies_take_over_values_and_states():
     evaluate = Recorder()
     good, bad = single(3, 6, 9), single(0, 5, 7)
@@ -248,26 +140,6 @@ def test_copies_take_over_values_and_states():
     assert result.incumbent.number == 0
 
 
-def test_an_interruption_keeps_what_is_finished(tmp_path):
-    evaluate = Recorder()
-
-    def stopped(candidate, name, items):
-        if len(evaluate.calls) == 4:  # the base and three trials
-            raise Interrupted("stop")
-        return evaluate(candidate, name, items)
-
-    with pytest.raises(Interrupted):
-        run_study(drop_space(), [objective()], stopped, EVERYTHING, tmp_path / "journal")
-    asked = len(evaluate.calls)
-    result = run_study(drop_space(), [objective()], evaluate, EVERYTHING, tmp_path / "journal")
-    assert result.counts() == {"complete": 6, "lost": 1}
-    lost = next(row for row in result.history if row.state == "lost")
-    assert lost.error == "stopped by Interrupted" and lost.number == 3
-    assert len(evaluate.calls) - asked == 3
-    # Its place, and with it its candidate, went to the next trial.
-    assert result.history[4].candidate == lost.candidate
-
-
 def test_running_again_adds_trials_up_to_the_budget(tmp_path):
     evaluate = Recorder()
     for trials, total in ((3, 3), (3, 3), (8, 8), (5, 8)):
@@ -275,114 +147,6 @@ def test_running_again_adds_trials_up_to_the_budget(tmp_path):
         result = run_study(drop_space(), [objective()], evaluate, settings, tmp_path / "journal")
         assert len(result.history) == len(result.curve) == total
     assert len({who for who, _, _ in evaluate.calls}) == 9
-
-
-@pytest.mark.parametrize("where", ["journal", "sqlite"])
-@pytest.mark.parametrize("sampler", ["random", "greedy", "tpe"])
-def test_workers_share_the_budget_exactly(tmp_path, where, sampler):
-    space = drop_space(2)
-    trials = 23 if sampler == "greedy" else 20
-    url = str(tmp_path / "journal") if where == "journal" else f"sqlite:///{tmp_path}/study.db"
-    evaluate, results, errors = Recorder(), [], []
-    settings = SearchSettings(sampler, trials, rungs=(1 / 4, 1), startup=5)
-    start = threading.Barrier(3)
-
-    def work():
-        try:
-            start.wait()
-            results.append(run_study(space, [objective()], evaluate, settings, url))
-        except BaseException as error:
-            errors.append(error)
-
-    open_storage(url)
-    threads = [threading.Thread(target=work) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert errors == []
-    for result in results:
-        assert len(result.history) == len(result.curve) == trials
-        assert result == results[0]
-    evaluated = [(who, items) for who, _, items in evaluate.calls if who.removed]
-    assert len(set(evaluated)) == len(evaluated)  # nothing twice
-    if sampler == "greedy":
-        assert layers(results[0].candidate) == {3, 6}
-
-
-def foreign_trial(storage, signature):
-    """A running trial of a worker elsewhere."""
-    trials = Trials(storage, "search", [objective()], _key_of(storage))
-    trial = trials.create(signature)
-    trials.set(trial, "slot", 2)
-    trials.set(trial, "candidate", single(0, 1, 2).to_json())
-    return trials, trial
-
-
-def _key_of(storage):
-    return storage.get_study_user_attrs(0)["search"]
-
-
-def test_a_silent_worker_elsewhere_is_told_failed_and_replaced(tmp_path, caplog):
-    path = tmp_path / "journal"
-    args = (drop_space(), [objective()], removal_loss)
-    run_study(*args, SearchSettings("random", 2, rungs=(1,)), path)
-    with worker() as signature:
-        elsewhere = signature | {"machine": "other", "host": "other"}
-    _, trial = foreign_trial(open_storage(path), elsewhere)
-    settings = SearchSettings("random", 4, rungs=(1,), stale_after=1)
-    result = run_study(*args, settings, path)
-    assert result.counts() == {"complete": 4, "lost": 1}
-    lost = result.history[trial.number]
-    assert (lost.state, lost.error) == ("lost", "its worker died")
-    assert f"the worker of trial {trial.number} died" in caplog.text
-
-
-def test_a_worker_elsewhere_that_lives_is_waited_for(tmp_path):
-    path = tmp_path / "journal"
-    args = (drop_space(), [objective()], removal_loss)
-    run_study(*args, SearchSettings("random", 2, rungs=(1,)), path)
-    with worker() as signature:
-        elsewhere = signature | {"machine": "other", "host": "other"}
-    trials, trial = foreign_trial(open_storage(path), elsewhere)
-
-    def live():
-        for beat in range(4):
-            threading.Event().wait(0.7)
-            trials.set(trial, "beat", beat + 1)
-        trials.report(trial, 0, Reached((3.0,), 1.4, (16,), 2.0))
-        trials.complete(trial, [3.0])
-
-    thread = threading.Thread(target=live)
-    thread.start()
-    settings = SearchSettings("random", 3, rungs=(1,), stale_after=1)
-    result = run_study(*args, settings, path)
-    thread.join()
-    assert result.counts() == {"complete": 3}
-    assert result.history[2].values == (3.0,) and result.history[2].worker.startswith("other:")
-
-
-def test_a_worker_that_was_taken_for_dead_drops_its_trial(tmp_path, caplog):
-    path = tmp_path / "journal"
-    victims = []
-
-    def evaluate(candidate, name, items):
-        if candidate.removed and len(victims) < 2:
-            storage = open_storage(path)
-            trials = Trials(storage, "search", [objective()], _key_of(storage))
-            running = next(past for past in trials.past() if past.state == "running")
-            trials.lose(running, "its worker died")
-            victims.append(running.number)
-            if len(victims) == 2:
-                raise RuntimeError("late")
-        return removal_loss(candidate, name, items)
-
-    settings = SearchSettings("random", 4, rungs=(1 / 4, 1))
-    result = run_study(drop_space(), [objective()], evaluate, settings, path)
-    assert victims == [0, 1]
-    counts = result.counts()
-    assert counts.pop("lost") == 2 and sum(counts.values()) == 4 and "failed" not in counts
-    assert "trial 0 was ended by another worker" in caplog.text
 
 
 def test_half_a_line_in_the_journal_does_no_harm(tmp_path):
