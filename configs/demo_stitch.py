@@ -31,7 +31,7 @@ def get_config() -> ConfigDict:
     config.search_windows = 16
 
     config.sampler = "evolution"
-    config.trials = 120
+    config.trials = 160
     config.rungs = (0.25, 1.0)
     config.eta = 2.0
     config.population = 16
@@ -39,7 +39,7 @@ def get_config() -> ConfigDict:
     config.seed = 0
 
     config.eval = ()
-    config.compare = ("depth", "merge")
+    config.compare = ("depth",)
     config.protocol = "shortened"
     config.eval_windows = 64
 

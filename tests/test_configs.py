@@ -112,6 +112,21 @@ def test_the_demo_compares_every_criterion():
     assert (demo.remove, demo.curve_reach, demo.curve_seeds) == (2, 6, 5)
 
 
+def test_adapters_of_the_bundled_model_have_learnt_their_part(tmp_path):
+    overrides = {"trials": "3", "search_windows": "3", "eval_windows": "12", "compare": ""}
+    values = configs.load_config("demo_stitch", overrides)
+    record = run_config(values, tmp_path, until="evaluate-demo-llama-tables")
+    nll = {
+        phase: [entry["nll"] for entry in figures["perplexity"]]
+        for phase, figures in record["figures"].items()
+    }
+    for place, part in enumerate(("prose", "code", "tables")):
+        own = nll[f"demo-llama-{part}"]
+        others = [nll[name][place] for name in nll if name != f"demo-llama-{part}"]
+        assert own[place] < min(others)
+    assert nll["demo-llama-tables"][2] < nll["before"][2] - 1
+
+
 def test_the_demo_shows_that_criteria_beat_chance(tmp_path):
     overrides = {"eval_windows": "64", "curve_windows": "64", "compare": "greedy,influence"}
     record = run_config(configs.load_config("demo", overrides), tmp_path)

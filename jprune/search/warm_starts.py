@@ -13,6 +13,8 @@ from jprune.search.candidates import Candidate
 from jprune.search.space import Space, Subset, mix_of
 
 DEFAULT_WINDOWS = 4
+# Of the sum of all differences, beside the mean: plain merges that people try.
+SUM_FACTORS = (0.5, 1.0)
 
 
 def warm_starts(
@@ -26,8 +28,8 @@ def warm_starts(
     The units that go are those of lowest score, if there are scores; every other one from the last
     upwards; and contiguous windows, the deepest first. Each of these with the base's layers, with
     those of each single variant, and with all variants merged, the mean of their differences to the
-    base added to it. A variant with scores of its own also comes without the units of lowest score
-    by them.
+    base added to it. Where there are scores, half and the whole of the sum are added too, and a
+    variant with scores of its own also comes without the units of lowest score by them.
 
     Args:
       space: of the candidates.
@@ -49,14 +51,23 @@ def warm_starts(
     if len(space.variants) > 1:
         subsets.append(space.subsets[-1])
     pairs: list[tuple[list[Unit], Subset]] = list(itertools.product(removals, subsets))
-    own = [(_lowest(space, one), (number,)) for number, one in enumerate(variant_scores)]
-    found = dict.fromkeys(itertools.starmap(partial(_uniform, space), [*own, *pairs]))
-    return tuple(found)
+    found = [
+        _uniform(space, _lowest(space, one), (number,)) for number, one in enumerate(variant_scores)
+    ]
+    found += itertools.starmap(partial(_uniform, space), pairs)
+    if scores is not None and len(space.variants) > 1:
+        found += [_uniform(space, removals[0], subsets[-1], factor) for factor in SUM_FACTORS]
+    return tuple(dict.fromkeys(found))
 
 
-def _uniform(space: Space, removed: Sequence[Unit], subset: Subset) -> Candidate:
-    """The candidate without some units, all other layers made of one subset of the variants."""
-    factor = 1 / max(1, len(subset))
+def _uniform(
+    space: Space, removed: Sequence[Unit], subset: Subset, factor: float | None = None
+) -> Candidate:
+    """The candidate without some units, all other layers made of one subset of the variants.
+
+    The factor is by default that of the mean.
+    """
+    factor = factor or 1 / max(1, len(subset))
     mixes = (mix_of(layer, subset, factor) for layer in space.kept_layers(removed))
     return Candidate(tuple(removed), tuple(mix for mix in mixes if mix))
 

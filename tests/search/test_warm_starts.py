@@ -63,6 +63,10 @@ def test_variants_with_scores_of_their_own():
     first = [(layers(one), {mix.variants for mix in one.mixes}) for one in found[:4]]
     assert first == [({3}, {(0,)}), ({0}, {(1,)}), ({1}, set()), ({1}, {(0,)})]
     assert len(found) == len(set(found)) == len(warm_starts(space, scores[0]))
+    # The mean, half and the whole of the sum of what both add, without the unit of lowest score.
+    both = [one.mixes[0].factor for one in found if one.mixes and one.mixes[0].variants == (0, 1)]
+    assert both[0] == 0.5 and both[-1] == 1.0
+    assert layers(found[-1]) == {1} and {mix.factor for mix in found[-1].mixes} == {1.0}
 
 
 def test_scores_by_unit():
