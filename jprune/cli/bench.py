@@ -3,10 +3,12 @@
     jprune bench --suite=scores --shape=llama2-7b --out=bench.json
     jprune bench --suite=masks --shape=llama2-7b --repeats=1
     jprune bench --suite=search --shape=llama2-7b --repeats=9
+    jprune bench --suite=generate --shape=llama2-7b --batch=1,16,64
     jprune bench --suite=scores --model=DIR
 
 A shape has random weights. Each job runs once to compile and then several times; the median counts.
-The limit is the job's FLOPs at the rate of a large matrix product, measured in the same run.
+The limit is the job's FLOPs at the rate of a large matrix product, or what it has to read at that
+of a large copy, both measured in the same run.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,6 +29,7 @@ from jprune.measure import (
     Ceilings,
     Job,
     Measurement,
+    generate_jobs,
     mask_jobs,
     measure,
     measure_ceilings,
@@ -42,6 +45,7 @@ SUITES: dict[str, Callable[..., list[Job]]] = {
     "scores": score_jobs,
     "masks": mask_jobs,
     "search": search_jobs,
+    "generate": generate_jobs,
 }
 
 # Seconds on one H200 at the Llama-2-7B shape in bfloat16: the published loops in PyTorch, and what
@@ -54,6 +58,10 @@ TARGETS: dict[tuple[str, str, str], dict[str, tuple[float | None, ...]]] = {
     },
     ("masks", "llama2-7b", "H200"): {"reference": (35.5, 221.0), "goal": (18.0, 45.0)},
     ("search", "llama2-7b", "H200"): {"goal_ratio": (None, 1.1)},
+    ("generate", "llama2-7b", "H200"): {
+        "reference": (3.19, 3.40, 2.63),
+        "goal": (0.48, 0.55, 0.70),
+    },
 }
 
 
@@ -63,18 +71,22 @@ def define(flags: FlagValues) -> None:
     flag.text(flags, "suite", "scores", f"what to measure: {', '.join(SUITES)}")
     flag.text(flags, "shape", None, f"random weights of a shape: {', '.join(SHAPES)}")
     flag.integer(flags, "repeats", 3, "timed runs of each job", at_least=1)
+    flag.texts(flags, "batch", "prompts at a time, of generate; by default 1,16,64")
+    flag.integer(flags, "prompt_length", None, "tokens of a prompt; by default 12", at_least=1)
+    flag.integer(flags, "new_tokens", None, "after each prompt; by default 128", at_least=1)
 
 
 def run(flags: Flags) -> int:
     """Measures, prints, writes."""
     output.check_out_file(flags.out)
     common.one_of(flags, "suite", SUITES)
+    options = _options(flags)
     llama = _model(flags)
     mesh, device = current_mesh(), jax.devices()[0]
     devices = mesh.size if mesh else 1
     results: dict[str, Measurement] = {}
     figures: dict[str, Mapping[str, float]] = {}
-    for job in SUITES[flags.suite](llama, seed=flags.seed):
+    for job in SUITES[flags.suite](llama, seed=flags.seed, **options):
         log.info("measuring: %s", job.name)
         result = measure(job, flags.repeats)
         figures[job.name] = job.figures(result, results) if job.figures else {}
@@ -107,6 +119,26 @@ def run(flags: Flags) -> int:
         },
     )
     return 0
+
+
+def _options(flags: Flags) -> dict[str, Any]:
+    """What the flags say of the jobs of the suite `generate`."""
+    given: dict[str, Any] = {
+        name: flags[name].value
+        for name in ("prompt_length", "new_tokens")
+        if flags[name].value is not None
+    }
+    if flags.batch:
+        sizes = [int(size) if size.strip().isdigit() else 0 for size in flags.batch]
+        if 0 in sizes:
+            raise InputError(f"--batch={','.join(flags.batch)}: give integers from 1 on, as 1,16")
+        given["batches"] = sizes
+    if given and flags.suite != "generate":
+        raise InputError(
+            "--batch, --prompt_length and --new_tokens are of the suite generate: add "
+            "--suite=generate"
+        )
+    return given
 
 
 def _model(flags: Flags) -> Llama:
@@ -148,7 +180,7 @@ def _rows(
             "compile_seconds": result.compile_seconds,
             "flops": result.flops,
             "mfu": result.utilisation(peak * devices if peak else None),
-            "limit": ceilings.limit(result.flops // devices),
+            "limit": ceilings.limit(result.flops // devices, result.read_bytes // devices),
             **{name: values[at] for name, values in targets.items()},
         }
         for at, result in enumerate(results)
@@ -157,7 +189,7 @@ def _rows(
 
 def _table(rows: list[dict[str, Any]]) -> str:
     columns = ["seconds", "slowest", "compile_seconds", "limit", "mfu", "goal", "reference"]
-    columns += ["ratio", "goal_ratio", "trials_per_minute", "compilations"]
+    columns += ["ratio", "goal_ratio", "trials_per_minute", "tokens_per_second", "compilations"]
     shown = [name for name in columns if any(row.get(name) is not None for row in rows)]
     cells = [(row["job"], *(significant(row.get(name), 3) for name in shown)) for row in rows]
     return output.table(cells, ("job", *(name.replace("_", " ") for name in shown)))

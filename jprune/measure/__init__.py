@@ -3,6 +3,7 @@
 from jprune.measure.ceilings import Ceilings, measure_ceilings
 from jprune.measure.compilations import compilations
 from jprune.measure.devices import peak_bytes, peak_flops
+from jprune.measure.generate import generate_jobs
 from jprune.measure.masks import mask_jobs
 from jprune.measure.scores import score_jobs
 from jprune.measure.search import search_jobs
@@ -16,6 +17,7 @@ __all__ = [
     "Measurement",
     "Shape",
     "compilations",
+    "generate_jobs",
     "mask_jobs",
     "measure",
     "measure_ceilings",

@@ -22,12 +22,14 @@ class Job:
       run: does the whole job; what it returns is waited for.
       flops: model FLOPs that a run executes.
       figures: further ones, from the measurements of this job and, by name, of those before it.
+      read_bytes: what a run cannot but read from device memory; 0 where FLOPs alone are the limit.
     """
 
     name: str
     run: Callable[[], Any]
     flops: int
     figures: Figures | None = None
+    read_bytes: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Measurement:
       compile_seconds: how much longer the first run took.
       flops: model FLOPs executed.
       compilations: programs compiled in the runs after the first.
+      read_bytes: see `Job`.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Measurement:
     compile_seconds: float
     flops: int
     compilations: int = 0
+    read_bytes: int = 0
 
     def utilisation(self, peak: float | None) -> float | None:
         """Model FLOP utilisation: FLOPs per second over the device's peak."""
@@ -73,6 +77,7 @@ def measure(job: Job, repeats: int = 3) -> Measurement:
         compile_seconds=max(first - median, 0.0),
         flops=job.flops,
         compilations=compilations() - before,
+        read_bytes=job.read_bytes,
     )
 
 

@@ -75,3 +75,27 @@ def test_refusals(refused, model):
     assert "either --shape=NAME" in refused("bench")
     assert "either --shape=NAME" in refused("bench", "--shape=llama-16m", f"--model={model}")
     assert "unknown shape 'lama2-7b'" in refused("bench", "--shape=lama2-7b")
+
+
+def test_the_suite_of_generation(jprune, model, small, tmp_path):
+    out = tmp_path / "bench.json"
+    arguments = ("--suite=generate", f"--model={model}", "--repeats=1", f"--out={out}")
+    sizes = ("--batch=1,3", "--prompt_length=5", "--new_tokens=4")
+    status, printed, _ = jprune("bench", *arguments, *sizes)
+    assert status == 0 and "4 tokens after 5, batch 3" in printed and "tokens per second" in printed
+    data = json.loads(out.read_text())
+    one, three = data["jobs"]
+    assert three["flops"] == 3 * one["flops"]
+    for job, batch in ((one, 1), (three, 3)):
+        assert job["tokens_per_second"] == pytest.approx(batch * 4 / job["seconds"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--suite=generate", "--batch=1,x"], "--batch=1,x: give integers from 1 on"),
+        (["--batch=1"], "are of the suite generate: add --suite=generate"),
+    ],
+)
+def test_bad_sizes(refused, model, flags, message):
+    assert message in refused("bench", f"--model={model}", *flags)
