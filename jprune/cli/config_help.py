@@ -34,7 +34,7 @@ KEYS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "finetune": {
         "": ("jprune.pipeline.finetune_config:FinetuneConfig",),
-        "lora.": ("jprune.pipeline.finetune_config:LoraConfig",),
+        "lora.": ("jprune.pipeline.groups:LoraConfig",),
         "train.": ("jprune.retrain:TrainSettings", "jprune.retrain:AdamW"),
     },
     "merge": {

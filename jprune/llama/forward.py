@@ -189,22 +189,38 @@ def run_blocks(
       remat: recompute each block's activations in the backward pass instead of keeping them.
       key: dropout key of adapters, for training.
     """
+    return _through(llama, h, ctx, remat=remat, key=key)[0]
+
+
+def _through(
+    llama: Llama,
+    h: Float[Array, "batch length hidden"],
+    ctx: Context,
+    *,
+    remat: bool,
+    key: Key[Array, ""] | None,
+    keep: bool = False,
+) -> tuple[Float[Array, "batch length hidden"], list[Float[Array, "layers batch length hidden"]]]:
+    """The residual stream after all blocks and, with `keep`, that after each, run by run."""
     step = partial(apply_block, ctx=ctx)
     if remat:
         step = jax.checkpoint(step)
+
+    def one(h, x):
+        after = step(x[0], h, key=x[1])
+        return after, after if keep else None
+
+    states = []
     for part, part_key in zip(llama.blocks, _keys(key, len(llama.blocks)), strict=True):
         if isinstance(part, Run):
             keys = None if part_key is None else jax.random.split(part_key, len(part))
             # Blocks without either sublayer have no arrays that would tell how many there are.
-            h, _ = jax.lax.scan(
-                lambda h, x: (step(x[0], h, key=x[1]), None),
-                h,
-                (part.block, keys),
-                length=len(part),
-            )
+            h, after = jax.lax.scan(one, h, (part.block, keys), length=len(part))
         else:
             h = step(part, h, key=part_key)
-    return h
+            after = h[None]
+        states += [after] * keep
+    return h, states
 
 
 def hidden_states(
@@ -218,6 +234,20 @@ def hidden_states(
     """The residual stream after the last block, before the final norm."""
     ctx = context(llama.config, ids.shape[1], attention)
     return run_blocks(llama, embed(llama, ids), ctx, remat=remat, key=key)
+
+
+def block_states(
+    llama: Llama,
+    ids: Int[ArrayLike, "batch length"],
+    *,
+    attention: str = "auto",
+    remat: bool = False,
+    key: Key[Array, ""] | None = None,
+) -> Float[Array, "layers batch length hidden"]:
+    """The residual stream after every block; the last one is `hidden_states`."""
+    ctx = context(llama.config, ids.shape[1], attention)
+    _, states = _through(llama, embed(llama, ids), ctx, remat=remat, key=key, keep=True)
+    return jnp.concatenate(states)
 
 
 def unembed(llama: Llama, h: Float[Array, "... length hidden"]) -> Float[Array, "... length vocab"]:

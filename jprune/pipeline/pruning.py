@@ -22,7 +22,7 @@ from jprune.pipeline.pruning_config import PruningConfig
 from jprune.pipeline.source import SourceModel
 from jprune.pipeline.stages import Stage
 from jprune.transforms import Recipe, Transform, chain, from_step
-from jprune.transforms.sparse import keeps_shapes, stored_digests
+from jprune.transforms.stored import keeps_shapes, stored_digests
 from jprune.transforms.transform import Sources
 
 CHECKPOINT = "checkpoints/pruned"

@@ -7,7 +7,8 @@ import pytest
 
 from jprune.cli import config_help, configs
 from jprune.pipeline.depth_config import DepthConfig
-from jprune.pipeline.finetune_config import FinetuneConfig, LoraConfig
+from jprune.pipeline.finetune_config import FinetuneConfig
+from jprune.pipeline.groups import LoraConfig
 from jprune.pipeline.job import JOBS
 from jprune.pipeline.pruning_config import PruningConfig
 from jprune.pipeline.sparse_config import SparseConfig
