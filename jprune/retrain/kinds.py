@@ -36,7 +36,9 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
 )
 
 
-def trainable(llama: Llama, parameters: str, last: int = 1) -> tuple[Llama, Where]:
+def trainable(
+    llama: Llama, parameters: str, last: int = 1, *, consume: bool = False
+) -> tuple[Llama, Where]:
     """The model in the form that `train` takes, and the names of what trains in it.
 
     Args:
@@ -44,16 +46,17 @@ def trainable(llama: Llama, parameters: str, last: int = 1) -> tuple[Llama, Wher
       parameters: "lora", "full" or "last_k".
       last: how many of the last blocks train with last_k, beside the final norm and the head. A
         head that is tied to the embeddings stays as it is, as they do.
+      consume: `llama` is given up where the result is a copy.
 
     Raises:
       InputError: the model has fewer blocks.
     """
     if parameters == LAST:
-        return last_blocks(llama, last)
+        return last_blocks(llama, last, consume)
     return llama, ADAPTERS if parameters == LORA else "**"
 
 
-def last_blocks(llama: Llama, last: int) -> tuple[Llama, Where]:
+def last_blocks(llama: Llama, last: int, consume: bool = False) -> tuple[Llama, Where]:
     """A stack in which the last blocks have runs of their own, and the names of what trains."""
     if not 1 <= last <= llama.num_layers:
         raise InputError(
@@ -61,7 +64,7 @@ def last_blocks(llama: Llama, last: int) -> tuple[Llama, Where]:
             "give a smaller last_k"
         )
     first = llama.num_layers - last
-    stacked = stack(llama, cuts=(first,))
+    stacked = stack(llama, consume=consume, cuts=(first,))
     names, seen = ["norm.*", "lm_head.**"], 0
     for index, part in enumerate(stacked.blocks):
         names += [f"layers.{index}.**"] * (seen >= first)

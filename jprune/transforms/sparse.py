@@ -9,7 +9,7 @@ import numpy as np
 from jprune.checkpoints.mask_files import fetch
 from jprune.core.errors import InputError
 from jprune.core.files import PathLike
-from jprune.llama.kernels import Leaf, Lora, Masked, fold, is_kernel, kernel_shape
+from jprune.llama.kernels import Leaf, Masked, fold, is_kernel, kernel_shape
 from jprune.llama.linears import linear_kernels, with_kernels
 from jprune.llama.masks import Mask, Masks, unpack
 from jprune.llama.model import Block, Llama
@@ -48,32 +48,24 @@ def apply_masks(
     )
 
 
-def mask_zeros(llama: Llama, least: float = 0.01) -> Llama:
+def mask_zeros(llama: Llama, least: float = 0.001) -> Llama:
     """`llama` with masks over its zeros, which training then leaves zero.
 
-    If any kernel of a block has exact zeros among at least `least` of its weights, the model counts
-    as sparse: every kernel becomes `Masked`, such a one by what is not zero and others by all ones.
-    So masks that were applied once come back; weights that are zero by chance are few.
+    If at least `least` of the weights of any kernel in a block are exactly zero, the model counts
+    as sparse, and every such kernel becomes `Masked` by what is not zero. So masks that were folded
+    come back; the weights that are zero by chance are few.
 
     Args:
       llama: the model, in any form.
       least: the share, above 0.
     """
     blocks = list(single_blocks(llama))
-    shares = [
-        {name: _zeros(kernel) for name, kernel in linear_kernels(block).items()} for block in blocks
-    ]
-    if not any(share >= least for block in shares for share in block.values()):
+    kernels = [linear_kernels(block) for block in blocks]
+    if not any(_zeros(kernel) >= least for named in kernels for kernel in named.values()):
         return llama
     masked = [
-        with_kernels(
-            block,
-            {
-                name: _over(kernel, share[name] >= least)
-                for name, kernel in linear_kernels(block).items()
-            },
-        )
-        for block, share in zip(blocks, shares, strict=True)
+        with_kernels(block, {name: _under_mask(kernel) for name, kernel in named.items()})
+        for block, named in zip(blocks, kernels, strict=True)
     ]
     return with_blocks(llama, masked)
 
@@ -83,12 +75,8 @@ def _zeros(kernel: Leaf) -> float:
     return 0.0 if is_kernel(kernel) else 1 - int(jnp.count_nonzero(kernel)) / kernel.size
 
 
-def _over(kernel: Leaf, sparse: bool) -> Leaf:
-    if isinstance(kernel, Masked):
-        return kernel
-    if isinstance(kernel, Lora) or not sparse:
-        return Masked(kernel, jnp.ones(kernel_shape(kernel), bool))
-    return Masked(kernel, jnp.asarray(kernel != 0))
+def _under_mask(kernel: Leaf) -> Leaf:
+    return kernel if is_kernel(kernel) else Masked(kernel, jnp.asarray(kernel != 0))
 
 
 @transform
