@@ -12,13 +12,19 @@ from ml_collections import ConfigDict
 
 from jprune.cli import configs
 
+_RETRAIN = {
+    "retrain.": ("jprune.pipeline.retrain_config:RetrainConfig",),
+    "retrain.lora.": ("jprune.pipeline.groups:LoraConfig",),
+    "retrain.train.": ("jprune.retrain:TrainSettings", "jprune.retrain:AdamW"),
+}
 # The dataclasses whose docstrings say what the keys of a job mean; of a group, its own.
 KEYS: dict[str, dict[str, tuple[str, ...]]] = {
     "depth": {
         "": (
             "jprune.pipeline.pruning_config:PruningConfig",
             "jprune.pipeline.depth_config:DepthConfig",
-        )
+        ),
+        **_RETRAIN,
     },
     "search": {
         "": (
@@ -30,7 +36,8 @@ KEYS: dict[str, dict[str, tuple[str, ...]]] = {
         "": (
             "jprune.pipeline.pruning_config:PruningConfig",
             "jprune.pipeline.sparse_config:SparseConfig",
-        )
+        ),
+        **_RETRAIN,
     },
     "finetune": {
         "": ("jprune.pipeline.finetune_config:FinetuneConfig",),
