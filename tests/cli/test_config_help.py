@@ -18,7 +18,7 @@ def test_lists_configs_and_variants(jprune):
     status, out, _ = jprune("run", "--help")
     assert status == 0 and "--dry_run" in out
     assert "  shortened_llama: Depth pruning: remove the blocks that matter least" in out
-    assert "      variants: ppl, taylor, magnitude, influence, angular, greedy\n" in out
+    assert "      variants: ppl, taylor, magnitude, influence, angular, greedy, ppl_lora, " in out
     assert "  demo: Depth pruning on the bundled model" in out
 
 
