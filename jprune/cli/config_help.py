@@ -17,14 +17,19 @@ _RETRAIN = {
     "retrain.lora.": ("jprune.pipeline.groups:LoraConfig",),
     "retrain.train.": ("jprune.retrain:TrainSettings", "jprune.retrain:AdamW"),
 }
+_DEPTH = {
+    "": (
+        "jprune.pipeline.pruning_config:PruningConfig",
+        "jprune.pipeline.depth_config:DepthConfig",
+    ),
+    **_RETRAIN,
+}
 # The dataclasses whose docstrings say what the keys of a job mean; of a group, its own.
 KEYS: dict[str, dict[str, tuple[str, ...]]] = {
-    "depth": {
-        "": (
-            "jprune.pipeline.pruning_config:PruningConfig",
-            "jprune.pipeline.depth_config:DepthConfig",
-        ),
-        **_RETRAIN,
+    "depth": _DEPTH,
+    "rounds": {
+        **_DEPTH,
+        "": (*_DEPTH[""], "jprune.pipeline.rounds:RoundsConfig"),
     },
     "search": {
         "": (

@@ -73,6 +73,7 @@ def execute(
 def print_result(workdir: str) -> None:
     """Prints what came out, and says where the page and the model are."""
     from jprune.report.reading import read_run
+    from jprune.report.retraining import recovery_table, rounds_table
     from jprune.report.run_tables import evaluation_tables, sizes_table
     from jprune.report.sections import removed_text, unit_list
     from jprune.report.sparse_words import sparsity_text
@@ -84,7 +85,8 @@ def print_result(workdir: str) -> None:
         print(f"removed {removed_text(record)}: {unit_list(record.removed)}\n")
     if record.sparse:
         print(f"{sparsity_text(record.sparse)}; achieved {percent(record.sparse.achieved)}\n")
-    for table in (*evaluation_tables(record), sizes_table(record)):
+    found = (*evaluation_tables(record), recovery_table(record), rounds_table(record))
+    for table in (*found, sizes_table(record)):
         if table.rows:
             print(table.caption or "Size.")
             print(render(table.columns, table.rows) + "\n")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jprune.report import tables
+from jprune.report.fields import mapping
 from jprune.report.reading import PART_NAMES, Evaluation, RunRecord, UnitKey
 from jprune.report.sparse_words import settings_words, sparsity_text
 from jprune.report.sparsity import Sparsity
@@ -145,6 +146,9 @@ def method_text(run: RunRecord) -> str:
     if run.chosen and run.removed:
         words.append(f"{run.chosen.criterion} score")
         words.append(f"granularity {run.chosen.granularity}")
+    kind = mapping(run.figures.get("retrain")).get("kind")
+    if kind:
+        words.append(f"retrained ({kind})")
     if not words and isinstance(run.figures.get("training"), Mapping):
         words.append("training")
     recipe = run.recipe or {}
