@@ -29,6 +29,7 @@ from jprune.data import check_vocabulary, find_source
 from jprune.evaluate import EvaluationSet, evaluate_sets, evaluation_sets, preset
 from jprune.llama.model import Llama, count_params
 from jprune.llama.names import named_params
+from jprune.llama.zeros import mask_zeros
 from jprune.pipeline.finetune_card import finetune_card
 from jprune.pipeline.finetune_config import FinetuneConfig, finetune_config
 from jprune.pipeline.finetune_estimate import lines
@@ -200,7 +201,7 @@ class FinetuneRun:
             micro = config.train.micro_batches
             shape = (micro, config.train.batch_size // micro, windows["train"].shape[1])
             trained = train(
-                self.adapt(source.load().llama),
+                self.adapt(mask_zeros(source.load().llama)),
                 windows["train"],
                 config.train,
                 validation=windows["validation"],

@@ -7,8 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jprune.checkpoints import Checkpoint, export_huggingface, model_card, save
-from jprune.checkpoints.hf_export import zeroed_sublayers
+from jprune.checkpoints import Checkpoint, export_huggingface, save
 from jprune.checkpoints.mask_files import ARRAYS, copy_arrays, find_arrays, keep_only
 from jprune.core.errors import InputError
 from jprune.core.files import PathLike, as_path, read_json, write_json, write_text
@@ -16,8 +15,9 @@ from jprune.core.processes import on_writer
 from jprune.data import find_source
 from jprune.evaluate import EvaluationSet, evaluate_sets, evaluation_sets, preset
 from jprune.llama.model import Llama, count_params
-from jprune.llama.stack import layers_of, unstack
+from jprune.llama.stack import unstack
 from jprune.pipeline.lazy import Lazy
+from jprune.pipeline.pruning_card import PHASES, pruning_card
 from jprune.pipeline.pruning_config import PruningConfig
 from jprune.pipeline.retraining import BASE, Retraining
 from jprune.pipeline.source import SourceModel
@@ -28,15 +28,13 @@ from jprune.transforms.transform import Sources
 
 CHECKPOINT, RETRAINED = "checkpoints/pruned", "checkpoints/retrained"
 RECIPE, PRUNED_RECIPE = "recipe.json", "recipe-pruned.json"
-PHASES = ("before", "after", "retrained")
 
 
 class PruningRun:
     """The stages around a decision, and what they share.
 
     A job adds stages that decide, the last of which is called `recipe` and gives what
-    `write_recipe` returns. A job that retrains sets `retraining`; what is saved is then the
-    retrained model. The model is loaded when a stage asks for it.
+    `write_recipe` returns. A job that retrains sets `retraining`, and saves the retrained model.
     """
 
     retraining: Retraining | None = None
@@ -257,22 +255,12 @@ class PruningRun:
         save(folder, llama, self.source.tokenizer(), read_json(self.root / RECIPE))
 
     def _report(self, values: Mapping[str, Any]) -> None:
-        from jprune.report import parse_sparsity, sparsity_notes, write_report
+        from jprune.report import write_report
 
-        sparsity = parse_sparsity(self.summary(values)["sparsity"])
         pruned = self._result_shapes(values["recipe"]["steps"])
-        card = model_card(
-            str(self.root / "model"),
-            pruned,
-            recipe=read_json(self.root / RECIPE),
-            figures=[
-                {"label": when, "perplexity": values[f"evaluate-{when}"]}
-                for when in PHASES
-                if f"evaluate-{when}" in values
-            ],
-            notes=zeroed_sublayers([b for b in layers_of(pruned) if b.attn or b.mlp]),
-            sparsity=sparsity_notes(sparsity),
-        )
+        recipe = read_json(self.root / RECIPE)
+        sparsity = self.summary(values)["sparsity"]
+        card = pruning_card(self.root / "model", pruned, recipe, values, sparsity)
         write_text(self.root / "model" / "README.md", card)
         (self.root / "plots").mkdir(parents=True, exist_ok=True)
         write_report(self.root)

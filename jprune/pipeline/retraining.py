@@ -16,6 +16,7 @@ from jprune.core.paths import resolved
 from jprune.core.progress import log
 from jprune.data import TrainingSet, check_vocabulary, find_source
 from jprune.llama.model import Llama, count_params
+from jprune.llama.zeros import mask_zeros
 from jprune.pipeline.lazy import Lazy
 from jprune.pipeline.packing import spread, training_windows
 from jprune.pipeline.retrain_config import RetrainConfig
@@ -27,7 +28,7 @@ from jprune.retrain.kinds import LAST, LORA
 from jprune.retrain.loop import HISTORY
 from jprune.retrain.split import split
 from jprune.retrain.step import Objective
-from jprune.transforms import Transform, mask_zeros
+from jprune.transforms import Transform
 
 DATA, ADAPTER, BASE = "training.npz", "adapter", "pruned"
 RECENT = 100  # steps that the reported training loss is the mean of

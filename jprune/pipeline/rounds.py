@@ -8,19 +8,18 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from jprune.checkpoints import export_huggingface, load_checkpoint, model_card, save
-from jprune.checkpoints.hf_export import zeroed_sublayers
+from jprune.checkpoints import export_huggingface, load_checkpoint, save
 from jprune.checkpoints.mask_files import ARRAYS, copy_arrays, find_arrays
 from jprune.core.files import PathLike, as_path, sha256_json, write_json, write_text
 from jprune.core.progress import log
 from jprune.llama.model import count_params
-from jprune.llama.stack import layers_of
 from jprune.pipeline import estimate
 from jprune.pipeline.depth import DepthRun
 from jprune.pipeline.depth_config import DepthConfig, check_removal, depth_config
 from jprune.pipeline.groups import filled
 from jprune.pipeline.job import Job, run_config
-from jprune.pipeline.pruning import CHECKPOINT, PHASES, RECIPE, RETRAINED
+from jprune.pipeline.pruning import CHECKPOINT, RECIPE, RETRAINED
+from jprune.pipeline.pruning_card import PHASES, pruning_card
 from jprune.pipeline.source import SourceModel, find_model, known_identity
 from jprune.pipeline.stages import Stage, fingerprints
 from jprune.transforms import removed_units
@@ -104,7 +103,7 @@ class RoundsRun:
         outputs = (MODEL, self.checkpoint, RECIPE, ARRAYS)
         return [
             *stages,
-            Stage("export", {}, self.export, names[-1:], outputs),
+            Stage("export", {}, self.export, tuple(dict.fromkeys((names[0], names[-1]))), outputs),
             Stage("report", {}, self.report, (*names, "export"), ("report.html", "plots")),
         ]
 
@@ -143,14 +142,10 @@ class RoundsRun:
         copy_arrays(find_arrays(last, digests), self.root / ARRAYS, digests)
         write_json(self.root / RECIPE, found.recipe)
         save(self.root / self.checkpoint, found.llama, found.tokenizer, found.recipe)
-        figures = values[f"round-{self.rounds}"]["figures"]
-        card = model_card(
-            str(self.root / MODEL),
-            found.llama,
-            recipe=found.recipe,
-            figures=[{"label": when, **figures[when]} for when in figures if when != "before"],
-            notes=zeroed_sublayers([b for b in layers_of(found.llama) if b.attn or b.mlp]),
-        )
+        first, last_figures = (values[f"round-{n}"]["figures"] for n in (1, self.rounds))
+        figures = last_figures | {"before": first["before"]}
+        evaluated = {f"evaluate-{when}": one["perplexity"] for when, one in figures.items()}
+        card = pruning_card(self.root / MODEL, found.llama, found.recipe, evaluated)
         export_huggingface(
             self.root / MODEL, found.llama, found.tokenizer, found.recipe, dtype=found.llama.dtype
         )

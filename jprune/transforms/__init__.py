@@ -6,7 +6,7 @@ from jprune.transforms.merge import merge, merge_models
 from jprune.transforms.merge_registry import METHODS, Method, find_method
 from jprune.transforms.mergeable import check_mergeable
 from jprune.transforms.recipe import Recipe
-from jprune.transforms.sparse import apply_masks, mask_zeros, sparse_weights
+from jprune.transforms.sparse import apply_masks, sparse_weights
 from jprune.transforms.stitch import stitch, stitch_models
 from jprune.transforms.stitch_plan import Coefficients, StitchLayer, StitchPlan, coefficients
 from jprune.transforms.trained import lora_weights, trained_weights
@@ -34,7 +34,6 @@ __all__ = [
     "fold_lora",
     "from_step",
     "lora_weights",
-    "mask_zeros",
     "merge",
     "merge_models",
     "narrow",

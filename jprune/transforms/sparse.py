@@ -48,37 +48,6 @@ def apply_masks(
     )
 
 
-def mask_zeros(llama: Llama, least: float = 0.001) -> Llama:
-    """`llama` with masks over its zeros, which training then leaves zero.
-
-    If at least `least` of the weights of any kernel in a block are exactly zero, the model counts
-    as sparse, and every such kernel becomes `Masked` by what is not zero. So masks that were folded
-    come back; the weights that are zero by chance are few.
-
-    Args:
-      llama: the model, in any form.
-      least: the share, above 0.
-    """
-    blocks = list(single_blocks(llama))
-    kernels = [linear_kernels(block) for block in blocks]
-    if not any(_zeros(kernel) >= least for named in kernels for kernel in named.values()):
-        return llama
-    masked = [
-        with_kernels(block, {name: _under_mask(kernel) for name, kernel in named.items()})
-        for block, named in zip(blocks, kernels, strict=True)
-    ]
-    return with_blocks(llama, masked)
-
-
-def _zeros(kernel: Leaf) -> float:
-    """The share of a plain kernel's weights that is zero; 0 for others."""
-    return 0.0 if is_kernel(kernel) else 1 - int(jnp.count_nonzero(kernel)) / kernel.size
-
-
-def _under_mask(kernel: Leaf) -> Leaf:
-    return kernel if is_kernel(kernel) else Masked(kernel, jnp.asarray(kernel != 0))
-
-
 @transform
 def sparse_weights(
     blocks: Sequence[str],

@@ -10,8 +10,8 @@ from jprune.llama import Masked
 from jprune.llama.linears import linear_kernels
 from jprune.llama.names import named_params
 from jprune.llama.stack import unstack
+from jprune.llama.zeros import mask_zeros
 from jprune.retrain import AdamW, TrainSettings, split, train, trainable
-from jprune.transforms import mask_zeros
 from tests.tiny import tiny, windows
 
 SETTINGS = TrainSettings(
