@@ -20,7 +20,7 @@ from jprune.data import TrainingSet
 from jprune.llama.kernels import Lora
 from jprune.llama.model import Llama, count_params
 from jprune.llama.stack import stack, unstack
-from jprune.retrain.batches import batch_indices
+from jprune.retrain.batches import Grouping, batch_indices, counted_lengths
 from jprune.retrain.checkpoint import Checkpoints
 from jprune.retrain.history import History, StepLog
 from jprune.retrain.optimizer import adamw, schedule
@@ -89,6 +89,7 @@ def train(
     """
     check_settings(settings)
     data = _training_set(windows)
+    grouping = _grouping(data, settings)
     held_out = None if validation is None else _training_set(validation)
     stacked = stack(llama, consume=consume)
     was_stacked = stacked is llama
@@ -130,7 +131,7 @@ def train(
         steps = StepLog(history, rates)
 
         for number in progress(range(start, settings.steps), "training", unit="step"):
-            batch = _batch(data, settings, number, batch_sharding)
+            batch = _batch(data, settings, grouping, number, batch_sharding)
             state, metrics = step(state, batch=batch)
             done = number + 1
             steps.add(done, metrics)
@@ -178,12 +179,25 @@ def _adapters(llama: Llama) -> dict[str, Any]:
     return {"adapters": found} if found else {}
 
 
-def _batch(data: TrainingSet, settings: TrainSettings, step: int, sharding) -> Batch:
+def _grouping(data: TrainingSet, settings: TrainSettings) -> Grouping | None:
+    if not settings.group_by_length:
+        return None
+    lengths = counted_lengths(data.mask)
+    return Grouping(lengths, data.ids.shape[1], settings.batch_size, settings.seed)
+
+
+def _batch(
+    data: TrainingSet, settings: TrainSettings, grouping: Grouping | None, step: int, sharding
+) -> Batch:
     """The micro-batches of one step, on the device."""
-    chosen = batch_indices(len(data), settings.batch_size, settings.seed, step)
-    shape = (settings.micro_batches, -1, data.ids.shape[1])
-    micro_batches = jax.tree.map(lambda x: x.reshape(shape), _taken(data, chosen))
-    return jax.device_put(micro_batches, sharding)
+    if grouping is None:
+        chosen = batch_indices(len(data), settings.batch_size, settings.seed, step)
+        width = data.ids.shape[1]
+    else:
+        chosen, width = grouping.step(step)
+    shape = (settings.micro_batches, -1, width)
+    taken = _taken(data, chosen)
+    return jax.device_put(jax.tree.map(lambda x: x[:, :width].reshape(shape), taken), sharding)
 
 
 def _taken(data: TrainingSet, chosen: Int[np.ndarray, " chosen"] | slice) -> Batch:
