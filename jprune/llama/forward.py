@@ -13,7 +13,7 @@ from jprune.llama.attention import attend
 from jprune.llama.config import LlamaConfig
 from jprune.llama.kernels import ArrayLike, Lora, Masked, linear, matmul
 from jprune.llama.model import Block, Linear, Llama, Run
-from jprune.llama.rope import apply_rope, rope_table
+from jprune.llama.rope import apply_rope, positions, rope_table
 
 ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
     "silu": jax.nn.silu,
@@ -27,26 +27,39 @@ Tap = Callable[[str, Array], None]
 
 @struct.dataclass
 class Context:
-    """What every block of a pass shares: rotation tables, static widths, attention kernel."""
+    """What every block of a pass shares: rotation tables, static widths, attention kernel.
 
-    cos: Float[Array, "length half"]
-    sin: Float[Array, "length half"]
+    The tables are those of all windows, or with `segments` of each one its own.
+    """
+
+    cos: Float[Array, "*batch length half"]
+    sin: Float[Array, "*batch length half"]
     head_dim: int = struct.field(pytree_node=False)
     eps: float = struct.field(pytree_node=False)
     attention: str = struct.field(pytree_node=False, default="auto")
     window: int | None = struct.field(pytree_node=False, default=None)
     norm_offset: float = struct.field(pytree_node=False, default=0.0)
     activation: str = struct.field(pytree_node=False, default="silu")
+    segments: Int[Array, "batch length"] | None = None
 
 
-def context(config: LlamaConfig, length: int, attention: str = "auto") -> Context:
-    """The context of a pass over windows of `length` tokens."""
+def context(
+    config: LlamaConfig,
+    length: int,
+    attention: str = "auto",
+    segments: Int[ArrayLike, "batch length"] | None = None,
+) -> Context:
+    """The context of a pass over windows of `length` tokens, perhaps of several documents each."""
     cos, sin = rope_table(config.rope, config.head_dim, length)
+    if segments is not None:
+        segments = jnp.asarray(segments)
+        cos, sin = (table[positions(segments)] for table in (cos, sin))
     return Context(
         *(cos, sin, config.head_dim, config.rms_norm_eps, attention),
         window=config.sliding_window,
         norm_offset=config.norm_offset,
         activation=config.hidden_act,
+        segments=segments,
     )
 
 
@@ -125,7 +138,7 @@ def attention_out(
     if attn.q_norm is not None:
         q, k = rms_norm(q, attn.q_norm, ctx.eps), rms_norm(k, attn.k_norm, ctx.eps)
     q, k = apply_rope(q, ctx.cos, ctx.sin), apply_rope(k, ctx.cos, ctx.sin)
-    out = attend(q, k, v, ctx.attention, ctx.window).reshape(*x.shape[:2], -1)
+    out = attend(q, k, v, ctx.attention, ctx.window, ctx.segments).reshape(*x.shape[:2], -1)
     tap("attn_out", out)
     return affine(out, attn.o, o_key)
 
@@ -230,9 +243,20 @@ def hidden_states(
     attention: str = "auto",
     remat: bool = False,
     key: Key[Array, ""] | None = None,
+    segments: Int[ArrayLike, "batch length"] | None = None,
 ) -> Float[Array, "batch length hidden"]:
-    """The residual stream after the last block, before the final norm."""
-    ctx = context(llama.config, ids.shape[1], attention)
+    """The residual stream after the last block, before the final norm.
+
+    Args:
+      llama: a model in tuple or stacked form.
+      ids: token ids.
+      attention: one of `jprune.llama.attention.IMPLEMENTATIONS`.
+      remat: see `run_blocks`.
+      key: see `run_blocks`.
+      segments: the number of the document that each token is of, where a window holds several in
+        turn: attention stays within a document, and positions restart at its first token.
+    """
+    ctx = context(llama.config, ids.shape[1], attention, segments)
     return run_blocks(llama, embed(llama, ids), ctx, remat=remat, key=key)
 
 
@@ -261,13 +285,11 @@ def unembed(llama: Llama, h: Float[Array, "... length hidden"]) -> Float[Array, 
 
 
 def forward(
-    llama: Llama, ids: Int[ArrayLike, "batch length"], *, attention: str = "auto"
+    llama: Llama,
+    ids: Int[ArrayLike, "batch length"],
+    *,
+    attention: str = "auto",
+    segments: Int[ArrayLike, "batch length"] | None = None,
 ) -> Float[Array, "batch length vocab"]:
-    """Float32 next-token logits.
-
-    Args:
-      llama: a model in tuple or stacked form.
-      ids: token ids.
-      attention: one of `jprune.llama.attention.IMPLEMENTATIONS`.
-    """
-    return unembed(llama, hidden_states(llama, ids, attention=attention))
+    """Float32 next-token logits. Arguments as for `hidden_states`."""
+    return unembed(llama, hidden_states(llama, ids, attention=attention, segments=segments))

@@ -25,7 +25,7 @@ from jprune.core.files import PathLike, as_path, sha256_json, write_bytes, write
 from jprune.core.mesh import batch_sharding
 from jprune.core.paths import resolved
 from jprune.core.trees import matches
-from jprune.data import check_vocabulary, find_source
+from jprune.data import check_vocabulary, find_source, spread, training_windows
 from jprune.evaluate import EvaluationSet, evaluate_sets, evaluation_sets, preset
 from jprune.llama.model import Llama, count_params
 from jprune.llama.names import named_params
@@ -35,7 +35,6 @@ from jprune.pipeline.finetune_config import FinetuneConfig, finetune_config
 from jprune.pipeline.finetune_estimate import lines
 from jprune.pipeline.job import Job
 from jprune.pipeline.lazy import Lazy
-from jprune.pipeline.packing import spread, training_windows
 from jprune.pipeline.source import SourceModel, find_model, known_identity
 from jprune.pipeline.stages import Stage
 from jprune.retrain import ADAPTERS, train

@@ -20,7 +20,7 @@ from jprune.data import TrainingSet
 from jprune.llama.kernels import Lora
 from jprune.llama.model import Llama, count_params
 from jprune.llama.stack import stack, unstack
-from jprune.retrain.batches import batch_indices
+from jprune.retrain.batches import Grouping, batch_indices, counted_lengths
 from jprune.retrain.checkpoint import Checkpoints
 from jprune.retrain.history import History, StepLog
 from jprune.retrain.optimizer import adamw, schedule
@@ -50,7 +50,7 @@ def train(
     windows: TrainingSet | Int[np.ndarray, "num length"],
     settings: TrainSettings,
     *,
-    validation: Int[np.ndarray, "num_validation validation_length"] | None = None,
+    validation: TrainingSet | Int[np.ndarray, "num_validation validation_length"] | None = None,
     where: Where = "**",
     objective: Objective = next_token_loss,
     checkpoint_dir: PathLike | None = None,
@@ -67,7 +67,7 @@ def train(
       llama: the model; it may be stacked, and is then returned stacked.
       windows: what to train on; of token ids alone every one counts but the first of a window.
       settings: see `TrainSettings`.
-      validation: windows whose mean next-token NLL is reported along the way.
+      validation: windows whose mean next-token NLL is reported along the way, of what counts.
       where: the parameters that train, by their names in the stacked form; see `split`. By default
         all of them; `jprune.retrain.ADAPTERS` for what `add_lora` put on the model. The others have
         no gradients, and lie in the dtype of the passes.
@@ -88,7 +88,9 @@ def train(
       JpruneError: the loss is no longer finite.
     """
     check_settings(settings)
-    data = windows if isinstance(windows, TrainingSet) else TrainingSet.of(windows)
+    data = _training_set(windows)
+    grouping = _grouping(data, settings)
+    held_out = None if validation is None else _training_set(validation)
     stacked = stack(llama, consume=consume)
     was_stacked = stacked is llama
     params, rest = split(stacked, where)
@@ -112,7 +114,7 @@ def train(
         remat=settings.remat,
     )
     evaluate = functools.partial(
-        _mean_nll, rest=compute_rest, windows=validation, settings=settings, sharding=batch_sharding
+        _mean_nll, rest=compute_rest, settings=settings, sharding=batch_sharding
     )
     with contextlib.ExitStack() as resources:
         store = None
@@ -129,14 +131,14 @@ def train(
         steps = StepLog(history, rates)
 
         for number in progress(range(start, settings.steps), "training", unit="step"):
-            batch = _batch(data, settings, number, batch_sharding)
+            batch = _batch(data, settings, grouping, number, batch_sharding)
             state, metrics = step(state, batch=batch)
             done = number + 1
             steps.add(done, metrics)
             last = done == settings.steps
-            if validation is not None and (last or _due(done, settings.validate_every)):
+            if held_out is not None and (last or _due(done, settings.validate_every)):
                 steps.settle()
-                nll = evaluate(state.params)
+                nll = evaluate(state.params, data=held_out)
                 log.info("step %d: loss %.4f, validation %.4f", done, history.rows[-1]["loss"], nll)
                 history.append({"step": done, "validation_nll": nll})
             stopped = stop() and not last
@@ -153,6 +155,10 @@ def train(
     result = join({name: value.astype(dtypes[name]) for name, value in masters.items()}, rest)
     # The runs of a model that came in another form are copies of its layers: nobody else's.
     return Trained(result if was_stacked else unstack(result, consume=True), history.rows)
+
+
+def _training_set(windows: TrainingSet | Int[np.ndarray, "num length"]) -> TrainingSet:
+    return windows if isinstance(windows, TrainingSet) else TrainingSet.of(windows)
 
 
 def _identity(settings: TrainSettings, data: TrainingSet, params) -> dict[str, Any]:
@@ -173,12 +179,31 @@ def _adapters(llama: Llama) -> dict[str, Any]:
     return {"adapters": found} if found else {}
 
 
-def _batch(data: TrainingSet, settings: TrainSettings, step: int, sharding) -> Batch:
+def _grouping(data: TrainingSet, settings: TrainSettings) -> Grouping | None:
+    if not settings.group_by_length:
+        return None
+    lengths = counted_lengths(data.mask)
+    return Grouping(lengths, data.ids.shape[1], settings.batch_size, settings.seed)
+
+
+def _batch(
+    data: TrainingSet, settings: TrainSettings, grouping: Grouping | None, step: int, sharding
+) -> Batch:
     """The micro-batches of one step, on the device."""
-    chosen = batch_indices(len(data), settings.batch_size, settings.seed, step)
-    shape = (settings.micro_batches, -1, data.ids.shape[1])
-    ids, kept = data.ids[chosen].astype(np.int32), data.mask[chosen]
-    return jax.device_put(Batch(ids.reshape(shape), kept.reshape(shape)), sharding)
+    if grouping is None:
+        chosen = batch_indices(len(data), settings.batch_size, settings.seed, step)
+        width = data.ids.shape[1]
+    else:
+        chosen, width = grouping.step(step)
+    shape = (settings.micro_batches, -1, width)
+    taken = _taken(data, chosen)
+    return jax.device_put(jax.tree.map(lambda x: x[:, :width].reshape(shape), taken), sharding)
+
+
+def _taken(data: TrainingSet, chosen: Int[np.ndarray, " chosen"] | slice) -> Batch:
+    """Some windows, in memory."""
+    segments = None if data.segments is None else data.segments[chosen].astype(np.int32)
+    return Batch(data.ids[chosen].astype(np.int32), np.asarray(data.mask[chosen]), segments)
 
 
 def _cast_frozen(rest: Rest, dtype) -> Rest:
@@ -202,15 +227,15 @@ def _nll_sums(params, rest, batch: Batch, dtype):
     return next_token_loss(model, jax.tree.map(lambda x: x[0], batch))
 
 
-def _mean_nll(params, rest, windows, settings: TrainSettings, sharding) -> float:
-    """Mean next-token NLL over all tokens of `windows`; every batch has the same shape."""
+def _mean_nll(params, rest, data: TrainingSet, settings: TrainSettings, sharding) -> float:
+    """Mean next-token NLL over all tokens that count; every batch has the same shape."""
     size = settings.batch_size // settings.micro_batches
     total = count = 0.0
-    for start in range(0, len(windows), size):
-        ids = windows[start : start + size].astype(np.int32)
-        missing = ((0, size - len(ids)), (0, 0))
-        real = np.pad(np.ones(ids.shape, bool), missing)
-        batch = jax.device_put(Batch(np.pad(ids, missing)[None], real[None]), sharding)
+    for start in range(0, len(data), size):
+        taken = _taken(data, slice(start, start + size))
+        missing = ((0, size - len(taken.ids)), (0, 0))
+        filled = jax.tree.map(lambda x, missing=missing: np.pad(x, missing)[None], taken)
+        batch = jax.device_put(filled, sharding)
         sums = _nll_sums(params, rest, batch, settings.dtype)
         total, count = total + float(sums[0]), count + float(sums[1])
     return total / max(count, 1.0)

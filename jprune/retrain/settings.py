@@ -32,6 +32,8 @@ class TrainSettings:
       compute_dtype: of forward and backward passes, over float32 parameters; None: float32 on
         CPU, bfloat16 elsewhere.
       remat: recompute activations in the backward pass.
+      group_by_length: steps are of windows of like length, cut to it; see
+        `jprune.retrain.batches.Grouping`.
       checkpoint_every: steps between checkpoints; 0: only after the last step.
       validate_every: steps between validations; 0: only after the last step.
       keep: how many checkpoints are kept.
@@ -44,6 +46,7 @@ class TrainSettings:
     optimizer: AdamW = AdamW()
     compute_dtype: str | None = None
     remat: bool = False
+    group_by_length: bool = False
     checkpoint_every: int = 100
     validate_every: int = 0
     keep: int = 2

@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import gc
 import os
@@ -15,11 +16,12 @@ from jprune.core.errors import InputError, Interrupted, JpruneError
 from jprune.data import TrainingSet
 from jprune.llama import named_params, next_token_nll, stack
 from jprune.retrain import AdamW, TrainSettings, batch_indices, loop, read_history, train
+from jprune.retrain.batches import Grouping, counted_lengths
 from jprune.retrain.checkpoint import Checkpoints
 from jprune.retrain.history import History
 from tests.retrain import short_run as script
 from tests.retrain.short_run import SETTINGS, VALIDATION, WINDOWS, send_at, short_run
-from tests.tiny import tiny
+from tests.tiny import tiny, windows
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -239,3 +241,30 @@ def test_default_dtype_follows_the_device():
     expected = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     assert TrainSettings(1, 1).dtype == expected
     assert TrainSettings(1, 1, compute_dtype="bfloat16").dtype == jnp.bfloat16
+
+
+def ragged():
+    """Windows of 96 tokens of which 3 to 90 count, the rest is padding."""
+    ids, lengths = windows(9, 96, seed=5), [3, 90, 20, 30, 60, 31, 64, 65, 10]
+    mask = np.arange(96)[None] < np.array(lengths)[:, None]
+    return TrainingSet(np.where(mask, ids, 0), mask, mask.astype(np.int32))
+
+
+def test_grouped_windows_have_the_losses_of_whole_ones(tmp_path, monkeypatch):
+    settings = dataclasses.replace(SETTINGS, group_by_length=True, steps=6, validate_every=0)
+    data = ragged()
+    grouped = train(tiny(2), data, settings).history
+    orders = Grouping(counted_lengths(data.mask), 96, 4, SETTINGS.seed)
+    assert len({orders.step(step)[1] for step in range(6)}) > 1  # several shapes
+    plain = dataclasses.replace(settings, group_by_length=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "batch_indices", lambda n, size, seed, step: orders.step(step)[0])
+        whole = train(tiny(2), data, plain).history
+    for ours, theirs in zip(grouped, whole, strict=True):
+        np.testing.assert_allclose(list(ours.values()), list(theirs.values()), rtol=1e-5)
+    with monkeypatch.context() as patch:  # and a run that is interrupted goes on with them
+        stops = iter([False, False, True])
+        patch.setattr(loop, "_sigterm", lambda: contextlib.nullcontext(lambda: next(stops)))
+        with pytest.raises(Interrupted):
+            train(tiny(2), data, settings, checkpoint_dir=tmp_path)
+    assert train(tiny(2), data, settings, checkpoint_dir=tmp_path).history == grouped
