@@ -58,6 +58,7 @@ def get_config(arg: str = "lora") -> ConfigDict:
         *("q_proj", "k_proj", "v_proj", "o_proj"),
         *("gate_proj", "up_proj", "down_proj"),
     )
+    config.retrain.epochs = config_dict.placeholder(float)
     config.retrain.train = ConfigDict()
     config.retrain.train.steps = 60
     config.retrain.train.batch_size = 16  # windows of 256 tokens

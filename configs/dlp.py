@@ -112,8 +112,9 @@ def get_config(arg: str = "wanda_dlp") -> ConfigDict:
     config.retrain.lora = ConfigDict(
         {"rank": 8, "alpha": 16.0, "dropout": 0.05, "targets": PROJECTIONS}
     )
+    config.retrain.epochs = 2.0  # or null, for train.steps
     config.retrain.train = ConfigDict()
-    config.retrain.train.steps = 1200
+    config.retrain.train.steps = 1600
     config.retrain.train.batch_size = 64
     config.retrain.train.micro_batch_size = 16
     config.retrain.train.learning_rate = 1e-4

@@ -29,6 +29,8 @@ def get_config(arg: str = "lora") -> ConfigDict:
     config.remove = 2  # in every round
     config.curve_windows = 0
     config.retrain.train.steps //= 3
+    if config.retrain.epochs is not None:
+        config.retrain.epochs = round(config.retrain.epochs / 3, 2)
     return config
 
 

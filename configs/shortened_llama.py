@@ -10,8 +10,8 @@ ppl_lora and taylor_lora retrain what is left with LoRA, ppl_cpt all of its weig
 last two blocks and the head, ppl_distill adapters against the whole model; with
 `--config.retrain.kind=lora`, full, last_k or distill any variant does. LoRA is set as in the paper:
 rank 8 on all seven projections, alpha 16, dropout 0.05, a rate of 1e-4, 64 windows of 256 tokens a
-step, about two epochs of Alpaca. Continued pretraining reads SlimPajama in windows of 2048 tokens,
-1.3 billion tokens in 10000 steps.
+step, two epochs of Alpaca with one instruction a window. Continued pretraining reads SlimPajama in
+windows of 2048 tokens, 1.3 billion tokens in 10000 steps.
 
 The other defaults are the paper's too: six of the 32 blocks of a 7B model go (5.5B parameters are
 left), BookCorpus calibrates, WikiText-2 and PTB are evaluated in windows of 128 tokens. Without
@@ -110,8 +110,9 @@ def get_config(arg: str = "ppl") -> ConfigDict:
     config.retrain.lora = ConfigDict(
         {"rank": 8, "alpha": 16.0, "dropout": 0.05, "targets": PROJECTIONS}
     )
+    config.retrain.epochs = config_dict.placeholder(float) if whole else 2.0  # null: train.steps
     config.retrain.train = ConfigDict()
-    config.retrain.train.steps = 10000 if whole else 1200
+    config.retrain.train.steps = 10000 if whole else 1600
     config.retrain.train.batch_size = 64
     config.retrain.train.micro_batch_size = 2 if whole else 16
     config.retrain.train.learning_rate = 1e-4

@@ -267,9 +267,10 @@ def block_states(
     attention: str = "auto",
     remat: bool = False,
     key: Key[Array, ""] | None = None,
+    segments: Int[ArrayLike, "batch length"] | None = None,
 ) -> Float[Array, "layers batch length hidden"]:
-    """The residual stream after every block; the last one is `hidden_states`."""
-    ctx = context(llama.config, ids.shape[1], attention)
+    """The residual stream after every block; the last one is `hidden_states`, see there."""
+    ctx = context(llama.config, ids.shape[1], attention, segments)
     _, states = _through(llama, embed(llama, ids), ctx, remat=remat, key=key, keep=True)
     return jnp.concatenate(states)
 

@@ -1,16 +1,17 @@
 """What a pruned model is retrained by, checked before anything is loaded."""
 
 import dataclasses
+import math
 from typing import Any
 
 from jprune.core.errors import InputError, unknown
+from jprune.data.packing import LOSSES
 from jprune.pipeline.groups import LoraConfig, filled, lora_settings, train_settings
 from jprune.retrain import KINDS, AdamW, Kind, TrainSettings
 from jprune.retrain.kinds import FULL, LAST, LORA
 from jprune.retrain.settings import LEAST, check_settings
 
 NONE = "none"
-LOSSES = ("all", "answer")
 # The least that an integer takes, where it is not 1.
 _LEAST = {"window_length": 2} | LEAST
 # As in Shortened LLaMA (arXiv 2402.02834), where the config leaves it open.
@@ -35,6 +36,7 @@ class RetrainConfig:
       loss: what counts of instructions: all tokens, or the answer's alone.
       lora: see `LoraConfig`.
       train: see `TrainSettings`; the keys of `AdamW` are among them.
+      epochs: how often training goes through the windows, in place of `train.steps`.
       last_k: how many blocks train with that kind.
       parameters: which train with distill: lora or full.
       temperature: of both models' distributions with distill.
@@ -51,6 +53,7 @@ class RetrainConfig:
     loss: str = "all"
     lora: LoraConfig = LoraConfig()
     train: TrainSettings = _TRAIN
+    epochs: float | None = None
     last_k: int = 2
     parameters: str = LORA
     temperature: float = 2.0
@@ -82,6 +85,19 @@ class RetrainConfig:
         names = ("num_windows", "validation_windows", "loss")
         return {name: getattr(self, name) for name in names}
 
+    def settings(self, num_windows: int) -> TrainSettings:
+        """How training goes through so many windows.
+
+        Raises:
+          InputError: the warm-up does not fit.
+        """
+        if self.epochs is None:
+            return self.train
+        steps = math.ceil(self.epochs * num_windows / self.train.batch_size)
+        settings = dataclasses.replace(self.train, steps=steps)
+        check_settings(settings, "config key 'retrain.train.{}'")
+        return settings
+
     @property
     def train_keys(self) -> dict[str, Any]:
         """What the trained numbers depend on, apart from model and windows."""
@@ -90,6 +106,9 @@ class RetrainConfig:
             settings.pop(free)
         settings["compute_dtype"] = self.train.dtype.name
         keys: dict[str, Any] = {"kind": self.kind, "train": settings}
+        if self.epochs is not None:
+            settings.pop("steps")
+            keys["epochs"] = self.epochs
         if self.trained == LORA:
             keys["lora"] = dataclasses.asdict(self.lora)
         if self.trained == LAST:
@@ -127,7 +146,10 @@ def retrain_config(values: Any, seed: Any = 0) -> RetrainConfig:
         raise unknown("retrain.loss", config.loss, LOSSES)
     if config.parameters not in (LORA, FULL):
         raise unknown("retrain.parameters", config.parameters, (LORA, FULL))
-    check_settings(config.train, "config key 'retrain.train.{}'")
+    if config.epochs is None:
+        check_settings(config.train, "config key 'retrain.train.{}'")
+    elif config.epochs <= 0:
+        raise InputError(f"config key 'retrain.epochs' takes a number above 0, not {config.epochs}")
     if not config.temperature > 0:
         raise InputError(
             f"config key 'retrain.temperature' takes a number above 0, not {config.temperature}"

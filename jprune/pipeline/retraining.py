@@ -1,8 +1,7 @@
 """Retraining of a pruned model: its data, the training itself, and what is kept of it."""
 
-import dataclasses
-import io
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,11 +17,11 @@ from jprune.data import TrainingSet, check_vocabulary, find_source
 from jprune.llama.model import Llama, count_params
 from jprune.llama.zeros import mask_zeros
 from jprune.pipeline.lazy import Lazy
-from jprune.pipeline.packing import spread, training_windows
 from jprune.pipeline.retrain_config import RetrainConfig
 from jprune.pipeline.source import SourceModel
 from jprune.pipeline.stages import Stage
 from jprune.pipeline.trained_files import store_adapters, store_weights
+from jprune.pipeline.training_data import evenly, training_set
 from jprune.retrain import Trained, distillation, next_token_loss, train, trainable
 from jprune.retrain.kinds import LAST, LORA
 from jprune.retrain.loop import HISTORY
@@ -30,7 +29,7 @@ from jprune.retrain.split import split
 from jprune.retrain.step import Objective
 from jprune.transforms import Transform
 
-DATA, ADAPTER, BASE = "training.npz", "adapter", "pruned"
+DATA, ADAPTER, BASE = "training-data", "adapter", "pruned"
 RECENT = 100  # steps that the reported training loss is the mean of
 
 # From the values of the stages so far, the pruned model; and from them and a step, what the stage
@@ -140,12 +139,10 @@ class Retraining:
         tokenizer, vocabulary = self.source.tokenizer(), self.source.abstract().embed.shape[0]
         train_source = find_source(self._data, "calibration", self.data_dir)
         held_out = find_source(self.validation, "evaluation", self.data_dir)
-        ids = training_windows(train_source, tokenizer, length, config.num_windows)
+        packed = partial(training_set, tokenizer=tokenizer, length=length)
         windows = {
-            "train": TrainingSet.of(ids),
-            "validation": TrainingSet.of(
-                spread(training_windows(held_out, tokenizer, length), config.validation_windows)
-            ),
+            "train": packed(train_source, most=config.num_windows, loss=config.loss),
+            "validation": evenly(packed(held_out), config.validation_windows),
         }
         for name, one in windows.items():
             if not len(one):
@@ -154,17 +151,9 @@ class Retraining:
                     f"too little text in {source}: not one window of {length} tokens to {name} on"
                 )
             check_vocabulary(one.ids, vocabulary)
-        arrays = {
-            f"{name}.{field}": value
-            for name, one in windows.items()
-            for field, value in vars(one).items()
-            if value is not None
-        }
-        buffer = io.BytesIO()
-        np.savez(buffer, **arrays)
-        write_bytes(self.root / DATA, buffer.getvalue())
+            one.save(self.root / DATA / name)
         return {
-            name: {"windows": len(one), "tokens": one.ids.size, "sha256": one.sha256}
+            name: {"windows": len(one), "tokens": int(one.mask.sum()), "sha256": one.sha256}
             for name, one in windows.items()
         }
 
@@ -193,7 +182,7 @@ class Retraining:
 
     def _train(self, llama: Llama, folder: Any) -> tuple[Trained, int]:
         """The trained model, and how many parameters trained."""
-        config, settings = self.config, self.config.train
+        config = self.config
         objective: Objective = next_token_loss
         if config.distils:
             objective = distillation(
@@ -202,7 +191,7 @@ class Retraining:
                 temperature=config.temperature,
                 alpha=config.alpha,
                 hidden_weight=config.hidden_weight,
-                dtype=settings.dtype,
+                dtype=config.train.dtype,
                 consume=True,
             )
         sparse = mask_zeros(llama)
@@ -212,14 +201,17 @@ class Retraining:
             sparse = config.lora.transform(self.seed)(sparse)
         student, where = trainable(sparse, config.trained, config.last_k, consume=True)
         size = count_params(split(student, where)[0])
-        data, validation = self._windows()
+        data, validation = (
+            TrainingSet.load(self.root / DATA / name) for name in ("train", "validation")
+        )
+        settings = config.settings(len(data))
         micro = settings.micro_batches
         shape = (micro, settings.batch_size // micro, data.ids.shape[1])
         trained = train(
             student,
             data,
             settings,
-            validation=validation.ids,
+            validation=validation,
             where=where,
             objective=objective,
             checkpoint_dir=folder,
@@ -227,16 +219,6 @@ class Retraining:
             consume=True,
         )
         return trained, size
-
-    def _windows(self) -> tuple[TrainingSet, TrainingSet]:
-        with (self.root / DATA).open("rb") as file, np.load(file) as arrays:
-            found = dict(arrays)
-        fields = [field.name for field in dataclasses.fields(TrainingSet)]
-        first, second = (
-            TrainingSet(**{f: found[f"{name}.{f}"] for f in fields if f"{name}.{f}" in found})
-            for name in ("train", "validation")
-        )
-        return first, second
 
     def _export_adapter(self, llama: Llama, values: Mapping[str, Any]) -> None:
         """The adapters in PEFT's form, on the pruned model in the folder beside them."""

@@ -94,18 +94,20 @@ def _loss(
     remat: bool = False,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """The loss sum and token count of a micro-batch; see `distillation`."""
-    mask = batch.mask[:, 1:].astype(jnp.float32)
+    mask = batch.counted.astype(jnp.float32)
+    through = functools.partial(hidden_states, ids=batch.ids, segments=batch.segments)
+    states = functools.partial(block_states, ids=batch.ids, segments=batch.segments)
     apart: Float[Array, "batch targets"] | float = 0.0
     if pairs:
         ours, theirs = (jnp.asarray(side) for side in zip(*pairs, strict=True))
-        mine = block_states(llama, batch.ids, remat=remat, key=key)
-        its = block_states(teacher, batch.ids)
+        mine = states(llama, remat=remat, key=key)
+        its = states(teacher)
         difference = (mine[ours].astype(jnp.float32) - its[theirs].astype(jnp.float32))[:, :, :-1]
         apart = hidden_weight * jnp.mean(difference**2, axis=(0, 3))
         h, h_teacher = mine[-1], its[-1]
     else:
-        h = hidden_states(llama, batch.ids, remat=remat, key=key)
-        h_teacher = hidden_states(teacher, batch.ids)
+        h = through(llama, remat=remat, key=key)
+        h_teacher = through(teacher)
 
     def of_piece(h, h_teacher, targets):
         logits = unembed(llama, residual(h))

@@ -168,7 +168,7 @@ def test_only_what_changed_runs_again(tmp_path, depth):
     (step,) = read_json(workdir / "recipe.json")["steps"]
     assert step["op"] == "drop_blocks"
     left = {path.name for path in workdir.iterdir()}
-    assert not left & {"losses.jsonl", "training.npz", "recipe-pruned.json"}
+    assert not left & {"losses.jsonl", "training-data", "recipe-pruned.json"}
     assert not list((workdir / "arrays").glob("*")) if "arrays" in left else True
     same(load(workdir / "model"), load(workdir / "checkpoints" / "pruned"))
 
@@ -185,8 +185,9 @@ def test_only_what_changed_runs_again(tmp_path, depth):
         ({"train": {"step": 1}}, "did you mean 'retrain.train.steps'"),
         ({"train": {"warmup_steps": 9}}, "9 warm-up steps .* do not fit in 4"),
         ({"last_k": 0}, "'retrain.last_k' takes an integer from 1 on, not 0"),
-        ({"temperature": 0}, "'retrain.temperature' takes a number above 0, not 0"),
+        ({"temperature": 0.0}, "'retrain.temperature' takes a number above 0, not 0"),
         ({"alpha": 1.5}, "'retrain.alpha' takes 0 to 1, not 1.5"),
+        ({"epochs": 0.0}, "'retrain.epochs' takes a number above 0, not 0"),
         ({"parameters": "last_k"}, "unknown retrain.parameters 'last_k'"),
         ({"window_length": 1}, "'retrain.window_length' takes an integer from 2 on, not 1"),
     ],
