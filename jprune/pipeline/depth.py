@@ -9,7 +9,7 @@ from typing import Any
 
 from jprune.core.files import PathLike
 from jprune.data import check_vocabulary
-from jprune.pipeline import curve, estimate
+from jprune.pipeline import curve, estimate, retraining_estimate
 from jprune.pipeline.depth_config import DepthConfig, check_removal, depth_config
 from jprune.pipeline.depth_scores import DepthScores
 from jprune.pipeline.job import Job
@@ -35,7 +35,10 @@ def depth_job(values: Mapping[str, Any], workdir: PathLike) -> Job:
         stages=tuple(run.stages()),
         identity={"model": source.identity},
         summary=run.summary,
-        estimate=lambda states: estimate.lines(config, source, states),
+        estimate=lambda states: (
+            estimate.lines(config, source, states)
+            + retraining_estimate.lines(config.retrain, source.abstract(), config.seed)
+        ),
     )
 
 

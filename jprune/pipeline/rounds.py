@@ -13,7 +13,7 @@ from jprune.checkpoints.mask_files import ARRAYS, copy_arrays, find_arrays
 from jprune.core.files import PathLike, as_path, sha256_json, write_json, write_text
 from jprune.core.progress import log
 from jprune.llama.model import count_params
-from jprune.pipeline import estimate
+from jprune.pipeline import estimate, retraining_estimate
 from jprune.pipeline.depth import DepthRun
 from jprune.pipeline.depth_config import DepthConfig, check_removal, depth_config
 from jprune.pipeline.groups import filled
@@ -58,7 +58,10 @@ def rounds_job(values: Mapping[str, Any], workdir: PathLike) -> Job:
         stages=tuple(run.stages()),
         identity={"model": source.identity},
         summary=run.summary,
-        estimate=lambda states: estimate.lines(whole, source, ()),
+        estimate=lambda states: (
+            estimate.lines(whole, source, ())
+            + retraining_estimate.lines(config.retrain, source.abstract(), config.seed)
+        ),
     )
 
 

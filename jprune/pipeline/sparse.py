@@ -22,7 +22,7 @@ from jprune.data import check_vocabulary
 from jprune.evaluate import perplexity
 from jprune.llama.blockwise import block_shapes
 from jprune.llama.model import Llama
-from jprune.pipeline import sparse_estimate
+from jprune.pipeline import retraining_estimate, sparse_estimate
 from jprune.pipeline.calibration import Calibration
 from jprune.pipeline.job import Job
 from jprune.pipeline.pruning import PruningRun
@@ -63,7 +63,10 @@ def sparse_job(values: Mapping[str, Any], workdir: PathLike) -> Job:
         stages=tuple(run.stages()),
         identity={"model": source.identity},
         summary=run.summary,
-        estimate=lambda states: sparse_estimate.lines(config, source, states),
+        estimate=lambda states: (
+            sparse_estimate.lines(config, source, states)
+            + retraining_estimate.lines(config.retrain, source.abstract(), config.seed)
+        ),
     )
 
 

@@ -6,14 +6,18 @@ import jax
 import numpy as np
 import pytest
 
-from jprune.checkpoints import load, load_checkpoint
+from jprune.checkpoints import load, load_checkpoint, load_tokenizer
 from jprune.cli.main import main
 from jprune.core.errors import InputError
 from jprune.core.files import read_json
+from jprune.data import TrainingSet, alpaca_document, find_source
 from jprune.llama import to_params
+from jprune.llama.model import count_params
 from jprune.llama.names import named_params
 from jprune.pipeline.depth_config import depth_config
 from jprune.pipeline.job import dry_run, run_config
+from jprune.pipeline.training_data import training_set
+from jprune.report.tables import count
 from jprune.transforms import Recipe, drop_blocks
 from jprune.transforms.stored import stored_digests
 from tests.pipeline.runs import eval_ids, ppl, ran
@@ -95,8 +99,8 @@ def test_lora_on_a_model_without_a_block(tmp_path, depth, model, text):
     (after,), (retrained,) = (figures[k]["perplexity"] for k in ("after", "retrained"))
     np.testing.assert_allclose(after["ppl"], ppl(pruned, eval_ids(model, text, 5)), rtol=1e-5)
     assert retrained["ppl"] < 0.9 * after["ppl"]
-    count = 3 * 3 * (2 * (32 + 32) + 2 * (32 + 16) + 3 * (32 + 56))
-    assert figures["retrain"]["parameters"] == count and figures["retrain"]["steps"] == 4
+    size = 3 * 3 * (2 * (32 + 32) + 2 * (32 + 16) + 3 * (32 + 56))
+    assert figures["retrain"]["parameters"] == size and figures["retrain"]["steps"] == 4
     assert figures["retrain"]["tokens"] == 4 * 4 * 31
     rows = [json.loads(line) for line in (workdir / "losses.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4]
@@ -171,6 +175,77 @@ def test_only_what_changed_runs_again(tmp_path, depth):
     assert not left & {"losses.jsonl", "training-data", "recipe-pruned.json"}
     assert not list((workdir / "arrays").glob("*")) if "arrays" in left else True
     same(load(workdir / "model"), load(workdir / "checkpoints" / "pruned"))
+
+
+def test_what_a_run_goes_on_from(tmp_path, config, sparse_config, depth, text):
+    """Masks of an earlier run hold in a later one, and its recipe begins with all before."""
+    sparse = sparse_config(compare=(), curve_windows=0, retrain=retrain(text, "lora"))
+    run_config(sparse, tmp_path / "sparse")
+    first = tmp_path / "sparse" / "checkpoints" / "retrained"
+    values = depth("full", {"model": str(first)})
+    run_config(values, tmp_path / "W")
+    recipe = read_json(tmp_path / "W" / "recipe.json")
+    ops = ["sparse_weights", "lora_weights", "drop_blocks", "trained_weights"]
+    assert [step["op"] for step in recipe["steps"]] == ops
+    names = {path.stem for path in (tmp_path / "W" / "arrays").glob("*.safetensors")}
+    assert names == set(stored_digests(recipe["steps"]))
+    final = load(tmp_path / "W" / "model")
+    out = tmp_path / "applied"
+    assert main(["apply", f"--recipe={tmp_path / 'W' / 'recipe.json'}", f"--out={out}"]) == 0
+    same(load(out), final)
+    kept = [origin.index for origin in load(tmp_path / "W" / "checkpoints" / "retrained").origins]
+    before, after = named_params(load(first)), named_params(final)
+    for place, layer in enumerate(kept):
+        for name in ("self_attn.q_proj", "mlp.up_proj"):
+            old, new = (
+                np.asarray(model[f"layers.{index}.{name}.kernel"])
+                for model, index in ((before, layer), (after, place))
+            )
+            assert (old == 0).mean() > 0.2
+            np.testing.assert_array_equal(new == 0, old == 0)
+    # And back: what was only pruned is kept whole beside it.
+    assert ran(run_config(values, tmp_path / "W")) == []
+
+
+def test_instructions_and_epochs(tmp_path, depth, model):
+    rows = [
+        {"instruction": f"say {i}", "input": "", "output": "the cat sat on the mat " * (1 + i % 2)}
+        for i in range(10)
+    ]
+    file = tmp_path / "alpaca.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tokenizer = load_tokenizer(model)
+    answers = training_set(find_source(str(file)), tokenizer, 256, loss="answer")
+    for row, ids, mask in zip(rows, answers.ids, answers.mask, strict=True):
+        assert tokenizer.decode(ids[mask]).strip() == row["output"].strip()
+    workdir = tmp_path / "W"
+    record = run_config(depth("last_k", data=str(file), window_length=64, epochs=1.5), workdir)
+    kept = TrainingSet.load(workdir / "training-data" / "train")
+    assert kept.ids.shape == (10, 64)  # one a window, cut at the model's most
+    for row, ids in zip(rows, kept.ids, strict=True):
+        whole = tokenizer.encode(alpaca_document(row), add_special_tokens=False)
+        np.testing.assert_array_equal(ids, [tokenizer.bos_token_id, *whole][:64])
+    # 1.5 times 10 windows, 4 a step.
+    figures = record["figures"]["retrain"]
+    assert (figures["steps"], figures["tokens"]) == (4, 4 * 4 * 63)
+    with pytest.raises(InputError, match="1 warm-up steps .* do not fit in 1"):
+        run_config(depth("last_k", data=str(file), epochs=0.1), tmp_path / "V")
+
+
+def test_answers_of_data_without_instructions(tmp_path, depth, text):
+    with pytest.raises(InputError, match="text.txt has no rows"):
+        run_config(depth("lora", loss="answer"), tmp_path / "W")
+    np.savez(tmp_path / "ids.npz", ids=np.ones((3, 16), np.int32))
+    with pytest.raises(InputError, match="holds token ids, so answers cannot be told apart"):
+        run_config(depth("lora", loss="answer", data=f"{tmp_path / 'ids.npz'}:ids"), tmp_path / "V")
+
+
+def test_what_it_will_take_is_said_before(tmp_path, depth, model):
+    lines = {kind: dry_run(depth(kind), tmp_path / "W")[-1] for kind in ("lora", "full", "none")}
+    adapters = 4 * 3 * (2 * (32 + 32) + 2 * (32 + 16) + 3 * (32 + 56))
+    assert f"retraining: at most {count(adapters)} parameters train" in lines["lora"]
+    assert f"at most {count(count_params(load(model)))} parameters train" in lines["full"]
+    assert not lines["none"].startswith("retraining")
 
 
 @pytest.mark.parametrize(
