@@ -207,6 +207,21 @@ def test_what_a_run_goes_on_from(tmp_path, config, sparse_config, depth, text):
     assert ran(run_config(values, tmp_path / "W")) == []
 
 
+def test_on_a_mesh(tmp_path, sparse_config, text):
+    group = retrain(text, "distill", hidden_weight=0.1, lora={"dropout": 0.0})
+    values = sparse_config(
+        criterion="magnitude", allocation="uniform", compare=(), curve_windows=0, retrain=group
+    )
+    values["retrain"]["train"]["micro_batch_size"] = 4
+    one = run_config(values, tmp_path / "one")["figures"]
+    many = run_config(values | {"mesh": "data:2,fsdp:2,tensor:2"}, tmp_path / "many")["figures"]
+    for key in ("loss", "validation_nll"):
+        np.testing.assert_allclose(many["retrain"][key], one["retrain"][key], rtol=1e-4)
+    for when in ("after", "retrained"):
+        (a,), (b,) = (figures[when]["perplexity"] for figures in (one, many))
+        np.testing.assert_allclose(b["ppl"], a["ppl"], rtol=1e-4)
+
+
 def test_instructions_and_epochs(tmp_path, depth, model):
     rows = [
         {"instruction": f"say {i}", "input": "", "output": "the cat sat on the mat " * (1 + i % 2)}
