@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from jprune.core.errors import InputError
+from jprune.data import TrainingSet
+from jprune.retrain.step import Batch
 
 
 @functools.lru_cache(maxsize=4)
@@ -122,3 +124,9 @@ def _grouped_order(grouping: Grouping, epoch: int) -> Int[np.ndarray, " num"]:
     order = np.concatenate([rest[:begun], steps, rest[begun:]])
     order.setflags(write=False)
     return order
+
+
+def taken(data: TrainingSet, chosen: Int[np.ndarray, " chosen"] | slice) -> Batch:
+    """Some windows, in memory."""
+    segments = None if data.segments is None else data.segments[chosen].astype(np.int32)
+    return Batch(data.ids[chosen].astype(np.int32), np.asarray(data.mask[chosen]), segments)

@@ -49,7 +49,7 @@ def test_buckets():
 def test_grouped_steps(num, size):
     lengths = np.random.default_rng(0).integers(1, 300, num)
     grouping = Grouping(lengths, 300, size, seed=3)
-    steps = [grouping.step(step) for step in range(4 * num)]
+    steps = [grouping.step(step) for step in range(4 * num + 6)]
     stream = np.concatenate([chosen for chosen, _ in steps])
     for start in range(0, len(stream) - num, num):  # every window once an epoch
         assert sorted(stream[start : start + num]) == list(range(num))
