@@ -9,7 +9,7 @@ from jprune.data.packing import LOSSES
 from jprune.pipeline.groups import LoraConfig, filled, lora_settings, train_settings
 from jprune.retrain import KINDS, AdamW, Kind, TrainSettings
 from jprune.retrain.kinds import FULL, LAST, LORA
-from jprune.retrain.settings import LEAST, check_settings
+from jprune.retrain.settings import FREE, LEAST, check_settings
 
 NONE = "none"
 # The least that an integer takes, where it is not 1.
@@ -102,7 +102,7 @@ class RetrainConfig:
     def train_keys(self) -> dict[str, Any]:
         """What the trained numbers depend on, apart from model and windows."""
         settings = dataclasses.asdict(self.train)
-        for free in ("checkpoint_every", "keep"):
+        for free in FREE:
             settings.pop(free)
         settings["compute_dtype"] = self.train.dtype.name
         keys: dict[str, Any] = {"kind": self.kind, "train": settings}
