@@ -6,6 +6,17 @@ The variant after the colon is the kind: lora (the default), last_k (the last tw
 head), cpt (all weights), distill (adapters, against the whole model). All see the same windows in
 the same order, from the files that the model was trained on; perplexities are of files held out,
 of whatever Python runs this.
+
+With the standard library of Python 3.11, in float32 on two CPU cores, 60 steps of 16 windows of 256
+tokens, 0.24M tokens; perplexity of the whole model 23.91 on stdlib and 39.37 on stdlib_prose,
+without the blocks 26.56 and 43.72. Recovered is the share of the rise in NLL that came back:
+
+    variant  stdlib  recovered  stdlib_prose  recovered
+    lora     25.08   54.4%      41.24         55.6%
+    last_k   25.65   33.1%      42.50         26.9%
+    cpt      24.86   62.9%      41.59         47.5%
+
+These are single runs, with seed 0.
 """
 
 import pathlib

@@ -77,6 +77,11 @@ class PruningRun:
         ]
 
     @property
+    def checkpoint_folder(self) -> str:
+        """Where the model is saved in its true structure, below the workdir."""
+        return RETRAINED if self.retrains else CHECKPOINT
+
+    @property
     def retrains(self) -> bool:
         """Whether the pruned model is retrained."""
         return self.retraining is not None and self.retraining.is_on
@@ -92,16 +97,16 @@ class PruningRun:
             return []
         return [
             *self.retraining.stages(self.pruned, self.write_retrained, (RECIPE, ARRAYS)),
-            self.evaluation_stage("retrained", "retrain", self.retrained),
+            self.evaluation_stage("retrained", "retrain", partial(self.pruned, stage="retrain")),
         ]
 
     def saving_stages(self) -> list[Stage]:
         """The model for Hugging Face, and in its true structure; for an adapter also its base."""
         copied = {"companions": self.source.companions_sha256()}
-        checkpoint = RETRAINED if self.retrains else CHECKPOINT
+        saved = self.checkpoint_folder
         stages = [
             Stage("export", copied, self._export, (self.final,), ("model",)),
-            Stage("checkpoint", copied, self._save_checkpoint, (self.final,), (checkpoint,)),
+            Stage("checkpoint", copied, self._save_checkpoint, (self.final,), (saved,)),
         ]
         if self.retraining is not None and self.retraining.has_adapter:
             stages.append(Stage("export-base", copied, self._export_base, ("recipe",), (BASE,)))
@@ -177,13 +182,9 @@ class PruningRun:
         """
         raise InputError(f"the recipe names source {index}, but the run has one model")
 
-    def pruned(self, values: Mapping[str, Any]) -> Llama:
-        """The pruned model as it is run, given what the stage `recipe` returned."""
-        return self._transform(values, "run", "recipe")(self.checkpoint().llama)
-
-    def retrained(self, values: Mapping[str, Any]) -> Llama:
-        """The retrained model as it is run, given what the stage `retrain` returned."""
-        return self._transform(values, "run", "retrain")(self.checkpoint().llama)
+    def pruned(self, values: Mapping[str, Any], stage: str = "recipe") -> Llama:
+        """The model as it is run that the stage `recipe`, or `retrain`, decided on."""
+        return self._transform(values, "run", stage)(self.checkpoint().llama)
 
     def summary(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """What run.json says in every pruning job, from the values of the finished stages."""
@@ -236,23 +237,19 @@ class PruningRun:
         """The pruned model, which the adapter is for."""
         self._export_as(BASE, PRUNED_RECIPE, self._transform(values, "exact", "recipe"))
 
-    def _export_as(self, folder: str, recipe: str, transform: Transform) -> None:
-        export_huggingface(
-            self.root / folder,
-            transform(self.exact()),
-            self.source.tokenizer(),
-            read_json(self.root / recipe),
-            dtype=self.source.own_dtype,
-        )
+    def _export_as(self, folder: str, file: str, transform: Transform) -> None:
+        source, recipe = self.source, read_json(self.root / file)
+        llama, folder = transform(self.exact()), self.root / folder
+        export_huggingface(folder, llama, source.tokenizer(), recipe, dtype=source.own_dtype)
 
     def _save_checkpoint(self, values: Mapping[str, Any]) -> None:
         own = self.source.own_dtype
-        result = self._transform(values, "exact", self.final)(self.exact())
         llama = jax.tree.map(
-            lambda x: x.astype(own) if jnp.issubdtype(x.dtype, jnp.floating) else x, result
+            lambda x: x.astype(own) if jnp.issubdtype(x.dtype, jnp.floating) else x,
+            self._transform(values, "exact", self.final)(self.exact()),
         )
-        folder = self.root / (RETRAINED if self.retrains else CHECKPOINT)
-        save(folder, llama, self.source.tokenizer(), read_json(self.root / RECIPE))
+        recipe = read_json(self.root / RECIPE)
+        save(self.root / self.checkpoint_folder, llama, self.source.tokenizer(), recipe)
 
     def _report(self, values: Mapping[str, Any]) -> None:
         from jprune.report import write_report
