@@ -4,7 +4,9 @@
 
 The variant after the colon is criterion_allocation: wanda (the default), sparsegpt, magnitude or
 width, and dlp (the default), owl, linear_depth or uniform. The criterion width removes whole heads
-and neurons instead of single weights.
+and neurons instead of single weights. `wanda_dlp_lora` and `sparsegpt_dlp_lora` train adapters on
+what is left, under the masks: what is pruned stays zero. So does any variant with
+`--config.retrain.kind=lora`.
 
 The defaults are the paper's: 70% of the weights go, 128 windows of 2048 tokens of C4 (or as long as
 the model reads) calibrate, the test split of WikiText-2 is evaluated in windows of that length. The
@@ -45,6 +47,13 @@ VARIANTS = {
     for criterion in CRITERIA
     for allocation in ALLOCATIONS
 }
+# Trained again, with LoRA on the sparse model.
+RETRAINED = {f"{criterion}_dlp_lora": f"{criterion}_dlp" for criterion in ("wanda", "sparsegpt")}
+VARIANTS |= {name: VARIANTS[pruned] for name, pruned in RETRAINED.items()}
+PROJECTIONS = (
+    *("q_proj", "k_proj", "v_proj", "o_proj"),
+    *("gate_proj", "up_proj", "down_proj"),
+)
 WIDTH_OPTIONS = {"uniform": False, "multiple": 1, "parts": "attention,mlp", "statistics": "pruned"}
 
 
@@ -90,6 +99,39 @@ def get_config(arg: str = "wanda_dlp") -> ConfigDict:
     config.eval_windows = config_dict.placeholder(int)
     config.curve_windows = 32  # of the first; 0 for no curve
     config.curve_sparsities = (0.1, 0.2, 0.3) if criterion == "width" else (0.5, 0.6, 0.7, 0.8)
+
+    # How what is left is trained again.
+    config.retrain = ConfigDict()
+    config.retrain.kind = "lora" if variant in RETRAINED else "none"  # or full, last_k, distill
+    config.retrain.data = "alpaca-cleaned"
+    config.retrain.validation = config_dict.placeholder(str)  # by default the first of eval
+    config.retrain.window_length = 256  # or the model's maximum, if that is smaller
+    config.retrain.num_windows = config_dict.placeholder(int)  # by default all of the data
+    config.retrain.validation_windows = 96
+    config.retrain.loss = "all"  # or answer: of instructions only that
+    config.retrain.lora = ConfigDict(
+        {"rank": 8, "alpha": 16.0, "dropout": 0.05, "targets": PROJECTIONS}
+    )
+    config.retrain.epochs = 2.0  # or null, for train.steps
+    config.retrain.train = ConfigDict()
+    config.retrain.train.steps = 1600
+    config.retrain.train.batch_size = 64
+    config.retrain.train.micro_batch_size = 16
+    config.retrain.train.learning_rate = 1e-4
+    config.retrain.train.warmup_steps = 100
+    config.retrain.train.decay_steps = config_dict.placeholder(int)  # by default all after those
+    config.retrain.train.weight_decay = 0.0
+    config.retrain.train.clip_norm = 1.0
+    config.retrain.train.b2 = 0.999
+    config.retrain.train.compute_dtype = config_dict.placeholder(str)  # float32 on CPU, else bf16
+    config.retrain.train.remat = False  # less memory, a third more time
+    config.retrain.train.checkpoint_every = 100
+    config.retrain.train.validate_every = 200
+    config.retrain.last_k = 2
+    config.retrain.parameters = "lora"  # what trains with distill, or full
+    config.retrain.temperature = 2.0
+    config.retrain.alpha = 0.5  # weight of the teacher, with distill
+    config.retrain.hidden_weight = 0.0
 
     config.dtype = config_dict.placeholder(str)  # float32 on CPU, else the checkpoint's
     config.mesh = config_dict.placeholder(str)  # devices, as in "data:2,fsdp:4,tensor:1"

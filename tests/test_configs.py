@@ -65,7 +65,9 @@ def test_every_variant_of_shortened_llama_runs(tmp_path, model, text, variant): 
 
 @pytest.mark.parametrize("variant", configs.variants("dlp"))
 def test_every_variant_of_dlp(variant):
-    criterion, allocation = variant.split("_", 1)
+    criterion, rest = variant.split("_", 1)
+    allocation = rest.removesuffix("_lora")
+    retrained = ["lora"] * rest.endswith("_lora")
     values = plain(configs.load_config(f"dlp:{variant}"))
     values.pop("job")
     config = sparse_config(values)
@@ -73,6 +75,7 @@ def test_every_variant_of_dlp(variant):
     assert set(config.allocations) == {"dlp", "owl", "linear_depth", "uniform"}
     assert config.target == (0.2 if criterion == "width" else 0.7)
     assert config.target in config.curve_targets
+    assert [config.retrain.kind] == (retrained or ["none"])
 
 
 @pytest.mark.parametrize("variant", ["sparsegpt_owl", "width_dlp"])
@@ -99,6 +102,30 @@ def test_the_plus_rule_is_on_for_taylor_and_magnitude():
     assert rules == dict.fromkeys(VARIANTS, "") | dict.fromkeys(
         ("taylor", "magnitude"), "0-3,-2,-1"
     )
+
+
+@pytest.mark.parametrize(
+    ("variant", "criterion", "kind"),
+    [
+        ("ppl_lora", "perplexity", "lora"),
+        ("taylor_lora", "taylor", "lora"),
+        ("ppl_cpt", "perplexity", "full"),
+        ("ppl_last_k", "perplexity", "last_k"),
+        ("ppl_distill", "perplexity", "distill"),
+    ],
+)
+def test_variants_of_shortened_llama_that_retrain(variant, criterion, kind):
+    values = plain(configs.load_config(f"shortened_llama:{variant}"))
+    values.pop("job")
+    config = depth_config(values)
+    assert (config.criterion, config.retrain.kind) == (criterion, kind)
+    assert config.protect == ("0-3,-2,-1" if criterion == "taylor" else "")
+    group = config.retrain
+    adapters = (group.lora.rank, group.lora.alpha, group.lora.dropout, len(group.lora.targets))
+    assert adapters == (8, 16.0, 0.05, 7)
+    assert group.train.optimizer.learning_rate == 1e-4 and group.train.batch_size == 64
+    if kind != "full":
+        assert (group.data, group.window_length) == ("alpaca-cleaned", 256)
 
 
 def test_unknown_variant():

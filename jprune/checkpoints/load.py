@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import os
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 from etils import epath
@@ -21,8 +22,10 @@ from jprune.core.errors import InputError, nearest, unknown
 from jprune.core.files import RUN, PathLike, as_path, is_remote, read_json, sha256_file, sha256_json
 from jprune.core.paths import resolved
 from jprune.core.processes import together
+from jprune.core.progress import log
 from jprune.core.remote import check_finished
 from jprune.llama.model import Llama
+from jprune.llama.zeros import fold_masks, has_masks, mask_zeros
 
 Form = Literal["huggingface", "orbax", "peft"]
 
@@ -40,6 +43,8 @@ class Checkpoint:
       recipe: the JSON form of how it was made, or None.
       path: its folder; for a Hub model that of the download, for an adapter the adapter's.
       name: the last component of the folder or Hub id, which is also the source of its origins.
+      filled: of an adapter that was folded onto a sparse base, loads what it is without the base's
+        zeros; else None.
     """
 
     llama: Llama
@@ -47,6 +52,7 @@ class Checkpoint:
     recipe: dict[str, Any] | None
     path: epath.Path
     name: str
+    filled: Callable[[], Llama] | None = None
 
     @functools.cached_property
     def sha256(self) -> str:
@@ -80,7 +86,9 @@ def load_checkpoint(
         `sparsify`) if the model is larger than the device. For an adapter they are the base's; the
         factors are replicated.
       adapters: what becomes of a PEFT adapter: "fold" adds it to its base's kernels in float32
-        and rounds once, which gives a plain model; "keep" makes these kernels `Lora`.
+        and rounds once, which gives a plain model; "keep" makes these kernels `Lora`. On a base
+        whose kernels have zeros (see `jprune.llama.zeros.mask_zeros`) they stay zero: what the
+        adapter would add there is left out, and the log says so.
 
     Raises:
       InputError: nothing there, or not a model that jprune can read; of several processes all
@@ -94,8 +102,10 @@ def load_checkpoint(
 def _load_checkpoint(path: PathLike, dtype: Any, shardings: Any, adapters: Adapters) -> Checkpoint:
     folder, name = find(path)
     if form_of(folder) == "peft":
-        llama = _load_adapted(folder, name, dtype, shardings, adapters)
-        return Checkpoint(llama, find_tokenizer(folder), None, folder, name)
+        load = functools.partial(_load_adapted, folder, name, dtype, shardings, adapters)
+        llama, sparse = load()
+        filled = (lambda: load(fill=True)[0]) if sparse and adapters == "fold" else None
+        return Checkpoint(llama, find_tokenizer(folder), None, folder, name, filled)
     llama, recipe = _load_model(folder, name, dtype, shardings)
     return Checkpoint(llama, load_tokenizer(folder), recipe, folder, name)
 
@@ -121,14 +131,27 @@ def find_recipe(folder: epath.Path) -> dict[str, Any] | None:
 
 
 def _load_adapted(
-    folder: epath.Path, name: str, dtype: Any, shardings: Any, adapters: Adapters
-) -> Llama:
-    """An adapter on its base; all of the adapter is checked before the base is read."""
+    folder: epath.Path,
+    name: str,
+    dtype: Any,
+    shardings: Any,
+    adapters: Adapters,
+    fill: bool = False,
+) -> tuple[Llama, bool]:
+    """An adapter on its base, and whether zeros of that one were kept.
+
+    All of the adapter is checked before the base is read. With `fill` zeros are not kept.
+    """
     adapter = read_adapter(folder)
     base, base_name = find_base(adapter)
     check_fits(adapter, abstract_checkpoint(base, name), base_name)
     llama, _ = _load_model(base, name, dtype, shardings)
-    return attach(adapter, llama, adapters)
+    sparse = llama if fill or has_masks(llama) else mask_zeros(llama)
+    if sparse is llama:
+        return attach(adapter, llama, adapters), False
+    log.warning("base %s is sparse: what the adapter adds to its zeros is left out", base_name)
+    adapted = attach(adapter, sparse, adapters)
+    return (adapted if adapters == "keep" else fold_masks(adapted)), True
 
 
 def save(path: PathLike, llama: Llama, tokenizer: Any = None, recipe: Any = None) -> None:

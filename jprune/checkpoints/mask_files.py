@@ -99,6 +99,15 @@ def copy_arrays(source: PathLike, target: PathLike, digests: Sequence[str]) -> N
             write_bytes(new, old.read_bytes())
 
 
+def keep_only(folder: PathLike, digests: Sequence[str]) -> None:
+    """Removes the files of a folder that nothing among `digests` names any more."""
+    wanted = {stored(folder, digest).name for digest in digests}
+    folder = as_path(folder)
+    for file in folder.glob("*.safetensors") if folder.is_dir() else ():
+        if file.name not in wanted:
+            file.unlink(missing_ok=True)
+
+
 def stored(folder: PathLike, digest: str):
     """Where `store` puts what has this SHA-256."""
     return as_path(folder) / f"{digest}.safetensors"

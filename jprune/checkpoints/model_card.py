@@ -89,6 +89,10 @@ def describe_step(step: Mapping[str, Any]) -> str:
         return f"adds adapters of rank {args.get('rank', 8)}, to be trained"
     if op == "fold_lora":
         return "adds the adapters to the weights"
+    if op == "lora_weights":
+        return f"adds trained adapters to the weights of {len(args.get('blocks') or ())} blocks"
+    if op == "trained_weights":
+        return "puts trained weights in the place of some or all"
     if op == "sparse_weights" and args.get("blocks"):
         adjusted = ", and adjusts those that stay" * bool(args.get("adjusted"))
         return f"sets the pruned weights of {len(args['blocks'])} blocks to zero{adjusted}"

@@ -23,7 +23,7 @@ from jprune.core.errors import InputError
 from jprune.core.files import as_path, read_json
 from jprune.llama.model import Llama
 from jprune.transforms import Recipe
-from jprune.transforms.sparse import stored_digests
+from jprune.transforms.stored import stored_digests
 
 
 def define(flags: FlagValues) -> None:

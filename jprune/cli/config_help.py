@@ -12,13 +12,24 @@ from ml_collections import ConfigDict
 
 from jprune.cli import configs
 
+_RETRAIN = {
+    "retrain.": ("jprune.pipeline.retrain_config:RetrainConfig",),
+    "retrain.lora.": ("jprune.pipeline.groups:LoraConfig",),
+    "retrain.train.": ("jprune.retrain:TrainSettings", "jprune.retrain:AdamW"),
+}
+_DEPTH = {
+    "": (
+        "jprune.pipeline.pruning_config:PruningConfig",
+        "jprune.pipeline.depth_config:DepthConfig",
+    ),
+    **_RETRAIN,
+}
 # The dataclasses whose docstrings say what the keys of a job mean; of a group, its own.
 KEYS: dict[str, dict[str, tuple[str, ...]]] = {
-    "depth": {
-        "": (
-            "jprune.pipeline.pruning_config:PruningConfig",
-            "jprune.pipeline.depth_config:DepthConfig",
-        )
+    "depth": _DEPTH,
+    "rounds": {
+        **_DEPTH,
+        "": (*_DEPTH[""], "jprune.pipeline.rounds:RoundsConfig"),
     },
     "search": {
         "": (
@@ -30,11 +41,12 @@ KEYS: dict[str, dict[str, tuple[str, ...]]] = {
         "": (
             "jprune.pipeline.pruning_config:PruningConfig",
             "jprune.pipeline.sparse_config:SparseConfig",
-        )
+        ),
+        **_RETRAIN,
     },
     "finetune": {
         "": ("jprune.pipeline.finetune_config:FinetuneConfig",),
-        "lora.": ("jprune.pipeline.finetune_config:LoraConfig",),
+        "lora.": ("jprune.pipeline.groups:LoraConfig",),
         "train.": ("jprune.retrain:TrainSettings", "jprune.retrain:AdamW"),
     },
     "merge": {

@@ -8,9 +8,12 @@ from typing import Any
 
 from absl.flags import FlagValues
 
+from jprune.checkpoints import Checkpoint
 from jprune.cli import common, flag, output
 from jprune.cli.parsing import Flags
+from jprune.core.progress import log
 from jprune.evaluate import PROTOCOLS, evaluate_sources
+from jprune.llama.model import Llama
 from jprune.report.sections import protocol_text
 from jprune.report.tables import plus_minus, ppl
 
@@ -37,19 +40,30 @@ def run(flags: Flags) -> int:
     common.need(flags, "model", "data")
     common.one_of(flags, "protocol", PROTOCOLS)
     checkpoint = common.load(flags)
+    figures = _figures(flags, checkpoint, checkpoint.llama)
+    if checkpoint.filled:
+        whole = _figures(flags, checkpoint, checkpoint.filled())
+        for before, after in zip(whole, figures, strict=True):
+            log.info(
+                "%s: NLL %.4f with all that the adapter adds, %.4f with the zeros of its base",
+                *(after["data"], before["nll"], after["nll"]),
+            )
+    print(table(figures))
+    model = {"path": flags.model, "name": checkpoint.name}
+    output.write(flags, {"model": model, "perplexity": figures, "tasks": []}, flags.protocol)
+    return 0
+
+
+def _figures(flags: Flags, checkpoint: Checkpoint, llama: Llama) -> list[dict[str, Any]]:
     measured = evaluate_sources(
-        checkpoint.llama,
+        llama,
         checkpoint.tokenizer,
         flags.data,
         flags.protocol,
         num_windows=flags.num_windows,
         data_dir=flags.data_dir,
     )
-    figures = [result.to_json(protocol) for protocol, result in measured]
-    print(table(figures))
-    model = {"path": flags.model, "name": checkpoint.name}
-    output.write(flags, {"model": model, "perplexity": figures, "tasks": []}, flags.protocol)
-    return 0
+    return [result.to_json(protocol) for protocol, result in measured]
 
 
 def table(figures: Sequence[dict[str, Any]]) -> str:

@@ -75,6 +75,7 @@ def print_result(workdir: str) -> None:
     """Prints what came out, and says where the page and the model are."""
     from jprune.report.objective_tables import run_objectives_table
     from jprune.report.reading import read_run
+    from jprune.report.retraining import recovery_table, rounds_table
     from jprune.report.run_tables import evaluation_tables, sizes_table
     from jprune.report.search_words import search_notes
     from jprune.report.sections import removed_text, unit_list
@@ -91,7 +92,8 @@ def print_result(workdir: str) -> None:
         print(textwrap.fill(note, 100, break_on_hyphens=False, break_long_words=False) + "\n")
     objectives = run_objectives_table(record)
     evaluations = [objectives] if objectives else evaluation_tables(record)
-    for table in (*evaluations, sizes_table(record)):
+    found = (*evaluations, recovery_table(record), rounds_table(record))
+    for table in (*found, sizes_table(record)):
         if table.rows:
             print(table.caption or "Size.")
             print(render(table.columns, table.rows) + "\n")

@@ -25,8 +25,8 @@ from jprune.core.processes import is_writer, on_writer
 from jprune.core.remote import MANIFEST, UNFINISHED, remote_dir
 
 # Names that only jprune gives to files; recipe.json is told by its content.
-ADAPTER_RECORD = "jprune_adapter.json"
-_OWN_FILES = frozenset({"jprune.json", ADAPTER_RECORD, MANIFEST, UNFINISHED})
+ADAPTER_RECORD, TRAINING_SET = "jprune_adapter.json", "jprune_training_set.json"
+_OWN_FILES = frozenset({"jprune.json", ADAPTER_RECORD, TRAINING_SET, MANIFEST, UNFINISHED})
 _RECIPE = "recipe.json"
 # A folder with this is a whole run, whose recipe.json must not make it pass for a model.
 RUN = "run.json"

@@ -3,7 +3,7 @@
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -14,7 +14,11 @@ INTERVAL = 5.0  # seconds between two lines, at least
 
 
 def progress(
-    iterable: Iterable[T], label: str, total: int | None = None, unit: str = "it"
+    iterable: Iterable[T],
+    label: str,
+    total: int | None = None,
+    unit: str = "it",
+    note: Callable[[], str] | None = None,
 ) -> Iterator[T]:
     """Yields the items of `iterable` and shows on stderr how far it is.
 
@@ -23,6 +27,7 @@ def progress(
       label: what is being done, e.g. "scoring blocks".
       total: number of items; taken from `len(iterable)` where it has one.
       unit: the name of one item.
+      note: gives a few words more, such as a loss.
     """
     if not log.isEnabledFor(logging.WARNING):  # another process speaks for this one
         yield from iterable
@@ -32,7 +37,11 @@ def progress(
     if sys.stderr.isatty():
         from tqdm import tqdm
 
-        yield from tqdm(iterable, desc=label, total=total, unit=unit, leave=False, file=sys.stderr)
+        bar = tqdm(iterable, desc=label, total=total, unit=unit, leave=False, file=sys.stderr)
+        for item in bar:
+            yield item
+            if note is not None:
+                bar.set_postfix_str(note(), refresh=False)
         return
     start = shown = time.monotonic()
     done = 0
@@ -42,16 +51,25 @@ def progress(
         now = time.monotonic()
         if now - shown >= INTERVAL and done != total:
             shown = now
-            print(_line(label, done, total, now - start, unit), file=sys.stderr, flush=True)
+            print(_line(label, done, total, now - start, unit, note), file=sys.stderr, flush=True)
     elapsed = time.monotonic() - start
-    print(_line(label, done, total, elapsed, unit), file=sys.stderr, flush=True)
+    print(_line(label, done, total, elapsed, unit, note), file=sys.stderr, flush=True)
 
 
-def _line(label: str, done: int, total: int | None, seconds: float, unit: str) -> str:
-    """One line of progress: count, rate, and time left while there is any."""
+def _line(
+    label: str,
+    done: int,
+    total: int | None,
+    seconds: float,
+    unit: str,
+    note: Callable[[], str] | None = None,
+) -> str:
+    """One line of progress: count, rate, a note, and time left while there is any."""
     rate = done / seconds if seconds > 0 else 0.0
     count = f"{done}/{total}" if total is not None else f"{done}"
     line = f"{label}: {count} {unit}, {rate:.3g} {unit}/s"
+    words = note() if note is not None else ""
+    line = f"{line}, {words}" if words else line
     if total is not None and done < total and rate > 0:
         return f"{line}, ETA {_clock((total - done) / rate)}"
     return f"{line}, took {_clock(seconds)}"

@@ -2,7 +2,20 @@
 
 from jprune.data.instructions import alpaca_document, alpaca_prompt
 from jprune.data.known import KNOWN
-from jprune.data.sources import Source, documents, find_source, token_windows
+from jprune.data.packing import (
+    document_windows,
+    instruction_set,
+    packed_documents,
+    spread,
+    training_windows,
+)
+from jprune.data.sources import (
+    Source,
+    documents,
+    find_source,
+    instruction_rows,
+    token_windows,
+)
 from jprune.data.training_set import TrainingSet
 from jprune.data.windows import (
     SAMPLES,
@@ -22,8 +35,14 @@ __all__ = [
     "alpaca_prompt",
     "calibration_windows",
     "check_vocabulary",
+    "document_windows",
     "documents",
     "evaluation_windows",
     "find_source",
+    "instruction_rows",
+    "instruction_set",
+    "packed_documents",
+    "spread",
     "token_windows",
+    "training_windows",
 ]

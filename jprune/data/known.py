@@ -2,8 +2,8 @@
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
-from typing import Literal
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal
 
 from jprune.core import InputError, as_path, log
 from jprune.data.readers import EXTENSIONS, extension, text_field, text_of_rows
@@ -97,12 +97,36 @@ def hub_documents(name: str, purpose: Purpose, field: str | None = None) -> Iter
 
     Raises InputError if the download fails; it says which local file would serve instead.
     """
+    rows = _hub_table(name, purpose)
+    strings = {
+        column: getattr(kind, "dtype", None) in ("string", "large_string")
+        for column, kind in rows.features.items()
+    }
+    chosen = text_field(strings, name, field)
+    if chosen is not None:
+        rows = rows.select_columns([chosen])
+    yield from text_of_rows(_numbered(rows), name, chosen)
+
+
+def hub_rows(name: str, purpose: Purpose) -> Iterator[tuple[str, Any]]:
+    """The rows of a known data set with all their fields, each with its position.
+
+    Raises InputError as `hub_documents` does.
+    """
+    yield from _numbered(_hub_table(name, purpose))
+
+
+def _numbered(rows: Iterable[Any]) -> Iterator[tuple[str, Any]]:
+    return ((f"row {number}", row) for number, row in enumerate(rows, 1))
+
+
+def _hub_table(name: str, purpose: Purpose) -> Any:
     hub = KNOWN[name]
     part = hub.parts[purpose]
     try:
         from datasets import load_dataset
 
-        rows = load_dataset(
+        return load_dataset(
             hub.repository,
             data_files={part.split: part.files},
             revision=hub.revision,
@@ -115,15 +139,6 @@ def hub_documents(name: str, purpose: Purpose, field: str | None = None) -> Iter
             f"cannot download {name!r} ({hub.repository} on the Hugging Face hub): {reason}. "
             f"A local copy serves instead: --data_dir=D with D/{name}.raw or D/{name}.jsonl"
         ) from error
-    strings = {
-        column: getattr(kind, "dtype", None) in ("string", "large_string")
-        for column, kind in rows.features.items()
-    }
-    chosen = text_field(strings, name, field)
-    if chosen is not None:
-        rows = rows.select_columns([chosen])
-    numbered = ((f"row {number}", row) for number, row in enumerate(rows, 1))
-    yield from text_of_rows(numbered, name, chosen)
 
 
 def local_copy(

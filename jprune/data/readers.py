@@ -15,6 +15,7 @@ from jprune.data.instructions import alpaca_document, is_instruction
 PLAIN = (".txt", ".raw", ".tokens")
 LINES = (".jsonl", ".jsonl.gz", ".json.gz")
 EXTENSIONS = (*PLAIN, *LINES, ".json", ".parquet")
+ROWS = ", ".join((*LINES, ".json or .parquet"))
 
 # Fields that hold the text of a document, the usual first.
 TEXT_FIELDS = (
@@ -51,6 +52,21 @@ def read_documents(path: str, field: str | None = None) -> Iterator[str]:
     else:
         rows = _json(path) if kind == ".json" else _json_lines(path, kind.endswith(".gz"))
         yield from text_of_rows(rows, path, field)
+
+
+def read_rows(path: str) -> Iterator[tuple[str, Any]]:
+    """The rows of a file with all their fields, each with its position, one at a time.
+
+    Raises:
+      InputError: the file is plain text, cannot be read or is corrupt.
+    """
+    kind = extension(path)
+    if kind is None or kind in PLAIN:
+        raise InputError(f"{path} has no rows; give a file ending in {ROWS}")
+    if kind == ".parquet":
+        yield from _parquet_rows(path)
+    else:
+        yield from _json(path) if kind == ".json" else _json_lines(path, kind.endswith(".gz"))
 
 
 def text_of_rows(
@@ -202,24 +218,35 @@ def _has_row_per_line(path: str) -> bool:
 
 def _parquet(path: str, field: str | None) -> Iterator[str]:
     import pyarrow as pa
+
+    with _parquet_file(path) as table:
+        strings = {
+            column.name: pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+            for column in table.schema_arrow
+        }
+    chosen = text_field(strings, path, field)
+    instruction = [name for name in ("instruction", "input", "output") if name in strings]
+    columns = instruction if chosen is None else [chosen]
+    yield from text_of_rows(_parquet_rows(path, columns), path, chosen)
+
+
+def _parquet_rows(path: str, columns: list[str] | None = None) -> Iterator[tuple[str, Any]]:
+    with _parquet_file(path) as table:
+        number = 0
+        for batch in table.iter_batches(batch_size=1024, columns=columns):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"row {number}", row
+
+
+@contextlib.contextmanager
+def _parquet_file(path: str) -> Iterator[Any]:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     with _open(path) as file:
         try:
-            table = pq.ParquetFile(file)
-            strings = {
-                column.name: pa.types.is_string(column.type)
-                or pa.types.is_large_string(column.type)
-                for column in table.schema_arrow
-            }
-            chosen = text_field(strings, path, field)
-            instruction = [name for name in ("instruction", "input", "output") if name in strings]
-            columns = instruction if chosen is None else [chosen]
-            row = 0
-            for batch in table.iter_batches(batch_size=1024, columns=columns):
-                numbered = ((f"row {row + i}", r) for i, r in enumerate(batch.to_pylist(), 1))
-                yield from text_of_rows(numbered, path, chosen)
-                row += batch.num_rows
+            yield pq.ParquetFile(file)
         except (pa.ArrowException, OSError) as error:
             message = str(error).splitlines()[0]
             raise InputError(f"{os.fspath(path)}: corrupt parquet file ({message})") from None

@@ -1,16 +1,18 @@
 """Data source strings (`wikitext2`, `c4.jsonl.gz::text`, `windows.npz:ids`) and what they hold."""
 
 import dataclasses
+import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Int
 
 from jprune.core import InputError, as_path, nearest, sha256_file
-from jprune.data.known import KNOWN, Purpose, hub_documents, local_copy
-from jprune.data.readers import EXTENSIONS, extension, read_documents
+from jprune.data.instructions import is_instruction
+from jprune.data.known import KNOWN, Purpose, hub_documents, hub_rows, local_copy
+from jprune.data.readers import EXTENSIONS, extension, read_documents, read_rows
 from jprune.data.stdlib import STDLIB, read_source, stdlib_split
 from jprune.data.stdlib_parts import PARTS, part_files, read_part
 
@@ -117,6 +119,42 @@ def documents(
     if found.is_tokens:
         raise InputError(f"{found.text} holds token ids where text is needed")
     return _of_part(_documents(found), found)
+
+
+def instruction_rows(
+    source: str | Source, purpose: Purpose = "evaluation", data_dir: str | None = None
+) -> Iterator[dict[str, str]]:
+    """The rows of a source of instructions: `instruction`, `input` (perhaps empty), `output`.
+
+    `documents` gives each as one text instead. Rows are read one at a time. Arguments as for
+    `find_source`.
+
+    Raises:
+      InputError: as `find_source`; or a row has no instruction or no output.
+    """
+    found = source if isinstance(source, Source) else find_source(source, purpose, data_dir)
+    if found.is_tokens or found.field is not None or not (found.hub_name or found.files):
+        raise InputError(
+            f"{found.text} cannot hold instructions; give a file with rows of the fields "
+            "instruction, input and output"
+        )
+    yield from _of_part(_instructions(found), found)
+
+
+def _instructions(source: Source) -> Iterator[dict[str, str]]:
+    where = source.text.partition("@")[0]
+    numbered = hub_rows(source.hub_name, source.purpose) if source.hub_name else iter(())
+    for position, row in itertools.chain(numbered, *map(read_rows, source.files)):
+        fields = row if isinstance(row, Mapping) else {}
+        texts = {name: fields.get(name) for name in ("instruction", "input", "output")}
+        texts["input"] = texts["input"] or ""
+        if not is_instruction(fields) or not all(isinstance(x, str) for x in texts.values()):
+            has = ", ".join(map(str, fields)) or "none"
+            raise InputError(
+                f"{where}: {position} is no instruction: it takes the texts instruction and "
+                f"output, perhaps input (fields: {has})"
+            )
+        yield {name: str(text) for name, text in texts.items()}
 
 
 def _of_part(items: Iterable[T], source: Source) -> Iterator[T]:

@@ -38,6 +38,7 @@ from jprune.llama.params import ParamSpec, abstract, init, llama_spec
 from jprune.llama.stack import single_blocks, stack, unstack
 from jprune.llama.virtual import Plan, full_plan, run_plan, virtual
 from jprune.llama.widths import Width, narrow_block, widths
+from jprune.llama.zeros import mask_zeros
 
 __all__ = [
     "Attention",
@@ -82,6 +83,7 @@ __all__ = [
     "llama_spec",
     "mix_tensors",
     "mlp_out",
+    "mask_zeros",
     "named_params",
     "narrow_block",
     "next_token_nll",

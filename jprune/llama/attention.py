@@ -4,7 +4,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jprune.llama.splash import splash_attention
 
@@ -66,29 +66,51 @@ def attend(
     v: Float[Array, "batch length kv_heads head_dim"],
     implementation: str = "auto",
     window: int | None = None,
+    segments: Int[Array, "batch length"] | None = None,
 ) -> Float[Array, "batch length heads head_dim"]:
     """softmax(q k^T / sqrt(head_dim) + causal mask) v, each kv head serving heads / kv_heads heads.
 
     With a sliding `window` (Mistral) position i sees positions i - window + 1 to i, else all up to
-    i. The softmax is in float32. Lengths that flash attention does not take are padded at the end,
-    which a causal mask makes invisible to the positions that are kept.
+    i; with `segments`, only those of them that have its number. The softmax is in float32. Lengths
+    that flash attention does not take are padded at the end, which a causal mask makes invisible to
+    the positions that are kept.
     """
     resolved = resolve(implementation, q.shape[1], q.shape[-1], q.dtype)
     if resolved == "cudnn":
-        return _cudnn(q, k, v, window)
-    return (splash_attention if resolved == "splash" else plain_attention)(q, k, v, window)
+        return _cudnn(q, k, v, window, segments)
+    run = splash_attention if resolved == "splash" else plain_attention
+    return run(q, k, v, window, segments)
 
 
-def _cudnn(q: Array, k: Array, v: Array, window: int | None) -> Array:
+def _cudnn(
+    q: Array, k: Array, v: Array, window: int | None, segments: Int[Array, "batch length"] | None
+) -> Array:
+    """`attend` by cuDNN, to which JAX passes a mask of segments as numbers added to the scores.
+
+    They are bytes in device memory, 2 * batch * length^2, the same for every head and layer. cuDNN
+    has packed windows of its own, but JAX keeps them from the public and to the latest cards.
+    """
     length = q.shape[1]
     pad = -length % FLASH_MULTIPLE
     if pad:
         q, k, v = (jnp.pad(x, ((0, 0), (0, pad), (0, 0), (0, 0))) for x in (q, k, v))
-    reach = _reach(window, length)
     out = jax.nn.dot_product_attention(
-        q, k, v, is_causal=True, local_window_size=reach, implementation="cudnn"
+        *(q, k, v),
+        mask=_mask(None if segments is None else jnp.pad(segments, ((0, 0), (0, pad)))),
+        is_causal=True,
+        local_window_size=_reach(window, length),
+        implementation="cudnn",
     )
     return out[:, :length]
+
+
+def _mask(
+    segments: Int[Array, "batch length"] | None,
+) -> Bool[Array, "batch 1 length length"] | None:
+    """Which positions have the same number; None without segments."""
+    if segments is None:
+        return None
+    return (segments[:, :, None] == segments[:, None, :])[:, None]
 
 
 def _reach(window: int | None, length: int) -> tuple[int, int] | None:
@@ -101,6 +123,7 @@ def plain_attention(
     k: Float[Array, "batch length kv_heads head_dim"],
     v: Float[Array, "batch length kv_heads head_dim"],
     window: int | None = None,
+    segments: Int[Array, "batch length"] | None = None,
 ) -> Float[Array, "batch length heads head_dim"]:
     """`attend` by two matrix products through XLA, for any device and length."""
     dtype = q.dtype
@@ -108,9 +131,12 @@ def plain_attention(
         # XLA has no half-precision product with float32 accumulation on CPUs.
         q, k, v = (x.astype(jnp.float32) for x in (q, k, v))
     precision = "highest" if q.dtype == jnp.float32 else "default"
-    reach = _reach(window, q.shape[1])
     with jax.default_matmul_precision(precision):
         out = jax.nn.dot_product_attention(
-            q, k, v, is_causal=True, local_window_size=reach, implementation="xla"
+            *(q, k, v),
+            mask=_mask(segments),
+            is_causal=True,
+            local_window_size=_reach(window, q.shape[1]),
+            implementation="xla",
         )
     return out.astype(dtype)

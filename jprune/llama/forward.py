@@ -13,7 +13,7 @@ from jprune.llama.attention import attend
 from jprune.llama.config import LlamaConfig
 from jprune.llama.kernels import ArrayLike, Lora, Masked, linear, matmul
 from jprune.llama.model import Block, Linear, Llama, Run
-from jprune.llama.rope import apply_rope, rope_table
+from jprune.llama.rope import apply_rope, positions, rope_table
 
 ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
     "silu": jax.nn.silu,
@@ -27,7 +27,10 @@ Tap = Callable[[str, Array], None]
 
 @struct.dataclass
 class Context:
-    """What every block of a pass shares: rotation tables, static widths, attention kernel."""
+    """What every block of a pass shares: rotation tables, static widths, attention kernel.
+
+    The tables are those of all windows, or with `segments` of each one its own.
+    """
 
     cos: Float[Array, "*batch length half"]
     sin: Float[Array, "*batch length half"]
@@ -37,16 +40,26 @@ class Context:
     window: int | None = struct.field(pytree_node=False, default=None)
     norm_offset: float = struct.field(pytree_node=False, default=0.0)
     activation: str = struct.field(pytree_node=False, default="silu")
+    segments: Int[Array, "batch length"] | None = None
 
 
-def context(config: LlamaConfig, length: int, attention: str = "auto") -> Context:
-    """The context of a pass over windows of `length` tokens."""
+def context(
+    config: LlamaConfig,
+    length: int,
+    attention: str = "auto",
+    segments: Int[ArrayLike, "batch length"] | None = None,
+) -> Context:
+    """The context of a pass over windows of `length` tokens, perhaps of several documents each."""
     cos, sin = rope_table(config.rope, config.head_dim, length)
+    if segments is not None:
+        segments = jnp.asarray(segments)
+        cos, sin = (table[positions(segments)] for table in (cos, sin))
     return Context(
         *(cos, sin, config.head_dim, config.rms_norm_eps, attention),
         window=config.sliding_window,
         norm_offset=config.norm_offset,
         activation=config.hidden_act,
+        segments=segments,
     )
 
 
@@ -125,7 +138,7 @@ def attention_out(
     if attn.q_norm is not None:
         q, k = rms_norm(q, attn.q_norm, ctx.eps), rms_norm(k, attn.k_norm, ctx.eps)
     q, k = apply_rope(q, ctx.cos, ctx.sin), apply_rope(k, ctx.cos, ctx.sin)
-    out = attend(q, k, v, ctx.attention, ctx.window).reshape(*x.shape[:2], -1)
+    out = attend(q, k, v, ctx.attention, ctx.window, ctx.segments).reshape(*x.shape[:2], -1)
     tap("attn_out", out)
     return affine(out, attn.o, o_key)
 
@@ -189,22 +202,38 @@ def run_blocks(
       remat: recompute each block's activations in the backward pass instead of keeping them.
       key: dropout key of adapters, for training.
     """
+    return _through(llama, h, ctx, remat=remat, key=key)[0]
+
+
+def _through(
+    llama: Llama,
+    h: Float[Array, "batch length hidden"],
+    ctx: Context,
+    *,
+    remat: bool,
+    key: Key[Array, ""] | None,
+    keep: bool = False,
+) -> tuple[Float[Array, "batch length hidden"], list[Float[Array, "layers batch length hidden"]]]:
+    """The residual stream after all blocks and, with `keep`, that after each, run by run."""
     step = partial(apply_block, ctx=ctx)
     if remat:
         step = jax.checkpoint(step)
+
+    def one(h, x):
+        after = step(x[0], h, key=x[1])
+        return after, after if keep else None
+
+    states = []
     for part, part_key in zip(llama.blocks, _keys(key, len(llama.blocks)), strict=True):
         if isinstance(part, Run):
             keys = None if part_key is None else jax.random.split(part_key, len(part))
             # Blocks without either sublayer have no arrays that would tell how many there are.
-            h, _ = jax.lax.scan(
-                lambda h, x: (step(x[0], h, key=x[1]), None),
-                h,
-                (part.block, keys),
-                length=len(part),
-            )
+            h, after = jax.lax.scan(one, h, (part.block, keys), length=len(part))
         else:
             h = step(part, h, key=part_key)
-    return h
+            after = h[None]
+        states += [after] * keep
+    return h, states
 
 
 def hidden_states(
@@ -214,10 +243,36 @@ def hidden_states(
     attention: str = "auto",
     remat: bool = False,
     key: Key[Array, ""] | None = None,
+    segments: Int[ArrayLike, "batch length"] | None = None,
 ) -> Float[Array, "batch length hidden"]:
-    """The residual stream after the last block, before the final norm."""
-    ctx = context(llama.config, ids.shape[1], attention)
+    """The residual stream after the last block, before the final norm.
+
+    Args:
+      llama: a model in tuple or stacked form.
+      ids: token ids.
+      attention: one of `jprune.llama.attention.IMPLEMENTATIONS`.
+      remat: see `run_blocks`.
+      key: see `run_blocks`.
+      segments: the number of the document that each token is of, where a window holds several in
+        turn: attention stays within a document, and positions restart at its first token.
+    """
+    ctx = context(llama.config, ids.shape[1], attention, segments)
     return run_blocks(llama, embed(llama, ids), ctx, remat=remat, key=key)
+
+
+def block_states(
+    llama: Llama,
+    ids: Int[ArrayLike, "batch length"],
+    *,
+    attention: str = "auto",
+    remat: bool = False,
+    key: Key[Array, ""] | None = None,
+    segments: Int[ArrayLike, "batch length"] | None = None,
+) -> Float[Array, "layers batch length hidden"]:
+    """The residual stream after every block; the last one is `hidden_states`, see there."""
+    ctx = context(llama.config, ids.shape[1], attention, segments)
+    _, states = _through(llama, embed(llama, ids), ctx, remat=remat, key=key, keep=True)
+    return jnp.concatenate(states)
 
 
 def unembed(llama: Llama, h: Float[Array, "... length hidden"]) -> Float[Array, "... length vocab"]:
@@ -231,13 +286,11 @@ def unembed(llama: Llama, h: Float[Array, "... length hidden"]) -> Float[Array, 
 
 
 def forward(
-    llama: Llama, ids: Int[ArrayLike, "batch length"], *, attention: str = "auto"
+    llama: Llama,
+    ids: Int[ArrayLike, "batch length"],
+    *,
+    attention: str = "auto",
+    segments: Int[ArrayLike, "batch length"] | None = None,
 ) -> Float[Array, "batch length vocab"]:
-    """Float32 next-token logits.
-
-    Args:
-      llama: a model in tuple or stacked form.
-      ids: token ids.
-      attention: one of `jprune.llama.attention.IMPLEMENTATIONS`.
-    """
-    return unembed(llama, hidden_states(llama, ids, attention=attention))
+    """Float32 next-token logits. Arguments as for `hidden_states`."""
+    return unembed(llama, hidden_states(llama, ids, attention=attention, segments=segments))

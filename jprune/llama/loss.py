@@ -1,7 +1,10 @@
 """Next-token negative log-likelihood, without ever holding the logits of a whole batch."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jprune.core.mesh import batch_parts
@@ -23,27 +26,43 @@ def token_nll(
       h: the residual stream after the last block.
       targets: the token each position should predict.
     """
-    batch, length = targets.shape
-    most = MAX_LOGITS * batch_parts()
-    # In pieces of the length, not of the batch: on a mesh every device has a part of each piece.
-    count = min(length, -(-targets.size * llama.embed.shape[0] // most))
-    chunk = -(-length // count)
-    pad = count * chunk - length
 
-    def one_chunk(args):
-        h_chunk, target_chunk = args
+    def nll(h_chunk, target_chunk):
         logits = unembed(llama, residual(h_chunk))
         picked = jnp.take_along_axis(logits, target_chunk[..., None], axis=-1)[..., 0]
         return jax.nn.logsumexp(logits, axis=-1) - picked
 
+    return by_position(nll, llama.embed.shape[0], h, targets)
+
+
+def by_position(
+    function: Callable[..., Float[Array, "batch length"]],
+    logits: int,
+    *arrays: Array | np.ndarray,
+) -> Float[Array, "batch length"]:
+    """What `function` gives for every position, in pieces that hold few logits at a time.
+
+    Args:
+      function: from pieces [batch, piece, ...] of the arrays to a number per position.
+      logits: how many `function` makes for a position: the vocabulary, once for each model.
+      *arrays: [batch, length, ...].
+    """
+    batch, length = arrays[0].shape[:2]
+    most = MAX_LOGITS * batch_parts()
+    # In pieces of the length, not of the batch: on a mesh every device has a part of each piece.
+    count = min(length, -(-batch * length * logits // most))
+    chunk = -(-length // count)
+    pad = count * chunk - length
     if count == 1:
-        return one_chunk((h, targets))
-    h = jnp.pad(h, ((0, 0), (0, pad), (0, 0))).reshape(batch, count, chunk, -1)
-    padded = jnp.pad(targets, ((0, 0), (0, pad))).reshape(batch, count, chunk)
-    pieces = (jnp.moveaxis(h, 1, 0), jnp.moveaxis(padded, 1, 0))
+        return function(*arrays)
+
+    def pieces(x):
+        padded = jnp.pad(x, ((0, 0), (0, pad), *((0, 0) for _ in x.shape[2:])))
+        return jnp.moveaxis(padded.reshape(batch, count, chunk, *x.shape[2:]), 1, 0)
+
     # Recomputing a chunk's logits in the backward pass keeps the promise there too.
-    nll = jax.lax.map(jax.checkpoint(one_chunk), pieces)
-    return jnp.moveaxis(nll, 0, 1).reshape(batch, -1)[:, :length]
+    found = jax.lax.map(jax.checkpoint(lambda xs: function(*xs)), tuple(map(pieces, arrays)))
+    return jnp.moveaxis(found, 0, 1).reshape(batch, -1)[:, :length]
 
 
 def next_token_nll(

@@ -1,8 +1,9 @@
 """Rotary position embeddings, half-split as in Hugging Face checkpoints."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jprune.llama.config import Rope
 
@@ -39,12 +40,22 @@ def rope_table(
     return jnp.cos(angles), jnp.sin(angles)
 
 
+def positions(segments: Int[Array, "batch length"]) -> Int[Array, "batch length"]:
+    """The place of every token in its segment, from 0 on: a run of equal numbers."""
+    places = jnp.arange(segments.shape[1])
+    begins = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)), constant_values=True)
+    return places - jax.lax.cummax(jnp.where(begins, places, 0), axis=1)
+
+
 def apply_rope(
     x: Float[Array, "batch length heads head_dim"],
     cos: Float[Array, "*batch length half"],
     sin: Float[Array, "*batch length half"],
 ) -> Float[Array, "batch length heads head_dim"]:
-    """Rotates channel pairs (i, i + head_dim / 2) of `x` by their angles, in float32."""
+    """Rotates channel pairs (i, i + head_dim / 2) of `x` by their angles, in float32.
+
+    The angles are those of all windows, or of each one its own.
+    """
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     cos, sin = cos[..., None, :], sin[..., None, :]
     rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)

@@ -5,7 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, PartitionSpec
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jprune.core.mesh import partition_spec
 
@@ -18,6 +18,7 @@ def splash_attention(
     k: Float[Array, "batch length kv_heads head_dim"],
     v: Float[Array, "batch length kv_heads head_dim"],
     window: int | None = None,
+    segments: Int[Array, "batch length"] | None = None,
     interpret: bool = False,
 ) -> Float[Array, "batch length heads head_dim"]:
     """`jprune.llama.attention.attend` by JAX's splash attention kernel.
@@ -32,6 +33,7 @@ def splash_attention(
       k: keys.
       v: values.
       window: how many positions one sees, its own included; None for all before it.
+      segments: numbers of documents, of which a position sees its own alone; None: all are one.
       interpret: run the kernel in JAX's interpreter, for devices that are not TPUs.
     """
     dtype, length = q.dtype, q.shape[1]
@@ -40,12 +42,15 @@ def splash_attention(
     pad = -length % block_size(length)
     if pad:
         q, k, v = (jnp.pad(x, ((0, 0), (0, pad), (0, 0), (0, 0))) for x in (q, k, v))
+        segments = None if segments is None else jnp.pad(segments, ((0, 0), (0, pad)))
     run = partial(_precise if q.dtype == jnp.float32 else _kernel, window, interpret)
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.auto_axes:
         specs = _specs(q.shape, k.shape, mesh)
-        run = jax.shard_map(run, in_specs=specs, out_specs=specs[0], check_vma=False)
-    return run(q, k, v)[:, :length].astype(dtype)
+        numbers = None if segments is None else PartitionSpec(specs[0][0], None)
+        in_specs = (*specs, numbers)
+        run = jax.shard_map(run, in_specs=in_specs, out_specs=specs[0], check_vma=False)
+    return run(q, k, v, segments)[:, :length].astype(dtype)
 
 
 def block_size(length: int) -> int:
@@ -62,7 +67,9 @@ def _specs(q: tuple[int, ...], k: tuple[int, ...], mesh: AbstractMesh) -> tuple[
     return by_q, by_q, by_q
 
 
-def _kernel(window: int | None, interpret: bool, q: Array, k: Array, v: Array) -> Array:
+def _kernel(
+    window: int | None, interpret: bool, q: Array, k: Array, v: Array, segments: Array | None
+) -> Array:
     # Here and not above: only TPUs need it, and what is experimental may move in a later JAX.
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
@@ -90,23 +97,28 @@ def _kernel(window: int | None, interpret: bool, q: Array, k: Array, v: Array) -
         # not be rounded: that would be another temperature.
         q = (q.astype(jnp.float32) * head_dim**-0.5).astype(q.dtype)
         q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
-        return jax.vmap(kernel)(q, k, v).swapaxes(1, 2)
+        if segments is None:
+            return jax.vmap(kernel)(q, k, v).swapaxes(1, 2)
+        numbers = splash.SegmentIds(segments, segments)
+        return jax.vmap(kernel)(q, k, v, numbers).swapaxes(1, 2)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _precise(window: int | None, interpret: bool, q: Array, k: Array, v: Array) -> Array:
+def _precise(
+    window: int | None, interpret: bool, q: Array, k: Array, v: Array, segments: Array | None
+) -> Array:
     """`_kernel` for float32, whose backward pass is as precise as its forward pass."""
-    return _kernel(window, interpret, q, k, v)
+    return _kernel(window, interpret, q, k, v, segments)
 
 
-def _precise_forward(window, interpret, q, k, v):
-    return jax.vjp(partial(_kernel, window, interpret), q, k, v)
+def _precise_forward(window, interpret, q, k, v, segments):
+    return jax.vjp(lambda q, k, v: _kernel(window, interpret, q, k, v, segments), q, k, v)
 
 
 def _precise_backward(window, interpret, vjp, cotangent):
     # By now the forward pass's setting is gone.
     with jax.default_matmul_precision("highest"):
-        return vjp(cotangent)
+        return *vjp(cotangent), None
 
 
 _precise.defvjp(_precise_forward, _precise_backward)

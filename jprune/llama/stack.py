@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 
 import jax
@@ -19,7 +19,7 @@ def structure(block: Block) -> tuple:
     return treedef, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
 
 
-def stack(llama: Llama, *, consume: bool = False) -> Llama:
+def stack(llama: Llama, *, consume: bool = False, cuts: Collection[int] = ()) -> Llama:
     """`llama` with every stretch of equally built blocks stacked in one `Run`.
 
     Leaf by leaf, so that the peak is the model plus one stacked leaf with `consume`.
@@ -27,11 +27,17 @@ def stack(llama: Llama, *, consume: bool = False) -> Llama:
     Args:
       llama: a model in any form.
       consume: delete the arrays of each leaf as soon as it is stacked; `llama` is then unusable.
+      cuts: blocks at which a new run begins, whatever their structure.
     """
-    if llama.blocks and all(isinstance(part, Run) for part in llama.blocks):
+    if llama.blocks and all(isinstance(part, Run) for part in llama.blocks) and not cuts:
         return llama
-    blocks = _unstacked(llama, consume)
-    groups = (list(group) for _, group in itertools.groupby(blocks, key=structure))
+    numbered = enumerate(_unstacked(llama, consume))
+
+    def kind(item: tuple[int, Block]) -> tuple:
+        index, block = item
+        return sum(cut <= index for cut in cuts), structure(block)
+
+    groups = ([block for _, block in group] for _, group in itertools.groupby(numbered, key=kind))
     runs = tuple(
         Run(_stack_blocks(group, consume), tuple(block.origin for block in group))
         for group in groups

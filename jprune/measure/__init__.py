@@ -1,8 +1,9 @@
 """How fast and how large: seconds, model FLOP utilisation and memory, beside their limits."""
 
+from jprune.core.devices import peak_flops
 from jprune.measure.ceilings import Ceilings, measure_ceilings
 from jprune.measure.compilations import compilations
-from jprune.measure.devices import peak_bytes, peak_flops
+from jprune.measure.devices import peak_bytes
 from jprune.measure.generate import generate_jobs
 from jprune.measure.masks import mask_jobs
 from jprune.measure.scores import score_jobs

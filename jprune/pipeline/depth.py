@@ -9,11 +9,12 @@ from typing import Any
 
 from jprune.core.files import PathLike
 from jprune.data import check_vocabulary
-from jprune.pipeline import curve, estimate
+from jprune.pipeline import curve, estimate, retraining_estimate
 from jprune.pipeline.depth_config import DepthConfig, check_removal, depth_config
 from jprune.pipeline.depth_scores import DepthScores
 from jprune.pipeline.job import Job
 from jprune.pipeline.pruning import PruningRun
+from jprune.pipeline.retraining import Retraining
 from jprune.pipeline.source import SourceModel, find_model, known_identity
 from jprune.pipeline.stages import Stage
 from jprune.scores import select
@@ -34,7 +35,10 @@ def depth_job(values: Mapping[str, Any], workdir: PathLike) -> Job:
         stages=tuple(run.stages()),
         identity={"model": source.identity},
         summary=run.summary,
-        estimate=lambda states: estimate.lines(config, source, states),
+        estimate=lambda states: (
+            estimate.lines(config, source, states)
+            + retraining_estimate.lines(config.retrain, source.abstract(), config.seed)
+        ),
     )
 
 
@@ -44,6 +48,7 @@ class DepthRun(PruningRun):
     def __init__(self, config: DepthConfig, source: SourceModel, workdir: PathLike):
         super().__init__(config, source, workdir)
         self.config = config
+        self.retraining = Retraining.of(config, source, workdir, self.checkpoint)
         self.scores = DepthScores(config, workdir, self.checkpoint, self.tokenizer)
 
     def stages(self) -> list[Stage]:
@@ -54,7 +59,7 @@ class DepthRun(PruningRun):
             *self.scores.stages(),
             Stage(
                 "recipe",
-                {"remove": config.remove},
+                {"remove": config.remove} | self.recipe_keys,
                 self.make_recipe,
                 ("model", self.scores.stage_name(config.criterion)),
                 self.recipe_outputs,
@@ -67,7 +72,7 @@ class DepthRun(PruningRun):
             keys = self.evaluation_keys | first | {name: getattr(config, name) for name in names}
             needs = ("model", *map(self.scores.stage_name, config.criteria))
             stages.append(Stage("curve", keys | self.scores.unit_keys, self.draw_curve, needs))
-        stages += self.saving_stages()
+        stages += [*self.retraining_stages(), *self.saving_stages()]
         return [*stages, self.report_stage(stages)]
 
     def summary(self, values: Mapping[str, Any]) -> dict[str, Any]:

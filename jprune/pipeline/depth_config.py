@@ -12,6 +12,7 @@ from jprune.pipeline.pruning_config import (
     check_options,
     read_config,
 )
+from jprune.pipeline.retrain_config import RetrainConfig, retrain_config
 from jprune.scores import (
     CRITERIA,
     DATA_FREE,
@@ -42,6 +43,7 @@ class DepthConfig(PruningConfig):
       curve_windows: windows of the curve of perplexity against units removed; 0 for no curve.
       curve_remove: how far the curve goes; by default `remove` + 2.
       curve_seeds: random removals in it, with the seeds 0, 1, ...
+      retrain: how the pruned model is trained again; see `RetrainConfig`.
     """
 
     criterion: str = "perplexity"
@@ -51,6 +53,7 @@ class DepthConfig(PruningConfig):
     protect: str = ""
     curve_remove: int | None = None
     curve_seeds: int = 3
+    retrain: RetrainConfig = RetrainConfig()
 
     @property
     def criteria(self) -> tuple[str, ...]:
@@ -80,7 +83,11 @@ def depth_config(values: Mapping[str, Any]) -> DepthConfig:
       InputError: an unknown key, criterion, granularity, protocol or option, with the nearest
         name; a missing model or data source; a number out of range.
     """
-    config = read_config(DepthConfig, dict(values) | {"options": dict(values.get("options") or {})})
+    fields = dict(values) | {
+        "options": dict(values.get("options") or {}),
+        "retrain": retrain_config(values.get("retrain"), values.get("seed", 0)),
+    }
+    config = read_config(DepthConfig, fields)
     for name in config.criteria:
         if ":" not in name and name not in CRITERIA:
             raise unknown("criterion", name, CRITERIA)

@@ -25,16 +25,16 @@ from jprune.core.files import PathLike, as_path, sha256_json, write_bytes, write
 from jprune.core.mesh import batch_sharding
 from jprune.core.paths import resolved
 from jprune.core.trees import matches
-from jprune.data import check_vocabulary, find_source
+from jprune.data import check_vocabulary, find_source, spread, training_windows
 from jprune.evaluate import EvaluationSet, evaluate_sets, evaluation_sets, preset
 from jprune.llama.model import Llama, count_params
 from jprune.llama.names import named_params
+from jprune.llama.zeros import mask_zeros
 from jprune.pipeline.finetune_card import finetune_card
 from jprune.pipeline.finetune_config import FinetuneConfig, finetune_config
 from jprune.pipeline.finetune_estimate import lines
 from jprune.pipeline.job import Job
 from jprune.pipeline.lazy import Lazy
-from jprune.pipeline.packing import spread, training_windows
 from jprune.pipeline.source import SourceModel, find_model, known_identity
 from jprune.pipeline.stages import Stage
 from jprune.retrain import ADAPTERS, train
@@ -200,7 +200,7 @@ class FinetuneRun:
             micro = config.train.micro_batches
             shape = (micro, config.train.batch_size // micro, windows["train"].shape[1])
             trained = train(
-                self.adapt(source.load().llama),
+                self.adapt(mask_zeros(source.load().llama)),
                 windows["train"],
                 config.train,
                 validation=windows["validation"],

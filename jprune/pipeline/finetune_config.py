@@ -7,40 +7,12 @@ from typing import Any
 from jprune.checkpoints import as_dtype
 from jprune.core.errors import InputError, unknown
 from jprune.evaluate import PROTOCOLS
-from jprune.pipeline.groups import filled, train_settings
-from jprune.pipeline.pruning_config import strings
+from jprune.pipeline.groups import LoraConfig, filled, lora_settings, strings, train_settings
 from jprune.retrain import TrainSettings
 from jprune.retrain.settings import LEAST, check_fields, check_settings
-from jprune.transforms import Transform, add_lora
-from jprune.transforms.lora import TARGETS
 
 # The least that an integer takes, where it is not 1.
 _LEAST = {"window_length": 2} | LEAST
-
-
-@dataclasses.dataclass(frozen=True)
-class LoraConfig:
-    """The adapters, see `jprune.add_lora`.
-
-    Attributes:
-      rank: of the update of a kernel.
-      alpha: the update is scaled by alpha / rank.
-      dropout: rate at which inputs of the update are dropped in training.
-      targets: which projections of every block have an adapter.
-    """
-
-    rank: int = 8
-    alpha: float = 16.0
-    dropout: float = 0.05
-    targets: tuple[str, ...] = TARGETS
-
-    def transform(self, seed: int) -> Transform:
-        """Puts the adapters on a model.
-
-        Raises:
-          InputError: a number or target that cannot be.
-        """
-        return add_lora(self.rank, self.alpha, self.dropout, self.targets, seed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,13 +74,9 @@ def finetune_config(values: Mapping[str, Any]) -> FinetuneConfig:
     fields["eval"] = strings(fields.get("eval"))
     if not fields["eval"]:
         raise InputError("nothing to evaluate on: give --config.eval=SOURCE (or several, a,b)")
-    lora = dict(fields.get("lora") or {})
-    if "targets" in lora:
-        lora["targets"] = strings(lora["targets"])
-    fields["lora"] = filled(LoraConfig, lora, "lora.")
+    fields["lora"] = lora_settings(fields.get("lora"))
     fields["train"] = train_settings(fields.get("train"), fields.get("seed", 0))
     config = filled(FinetuneConfig, fields, "", _LEAST)
-    config.lora.transform(config.seed)  # refuses what cannot be
     if config.protocol not in PROTOCOLS:
         raise unknown("protocol", config.protocol, PROTOCOLS)
     as_dtype(config.adapter_dtype)

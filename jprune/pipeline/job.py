@@ -29,6 +29,7 @@ JOBS = {
     "finetune": "jprune.pipeline.finetune:finetune_job",
     "merge": "jprune.pipeline.merging:merging_job",
     "pretrain": "jprune.pipeline.pretrain:pretrain_job",
+    "rounds": "jprune.pipeline.rounds:rounds_job",
     "search": "jprune.pipeline.search:search_job",
     "sparse": "jprune.pipeline.sparse:sparse_job",
 }

@@ -18,13 +18,12 @@ from jprune.checkpoints import (
 )
 from jprune.core.errors import InputError
 from jprune.core.files import PathLike, as_path, sha256_json, write_bytes, write_json
-from jprune.data import documents, find_source
+from jprune.data import document_windows, documents, find_source, spread
 from jprune.evaluate import evaluate_sources
 from jprune.llama import Llama, abstract, init
 from jprune.llama.model import count_params
 from jprune.pipeline.job import Job
 from jprune.pipeline.lazy import Lazy
-from jprune.pipeline.packing import document_windows, spread
 from jprune.pipeline.pretrain_card import pretrain_card
 from jprune.pipeline.pretrain_config import PretrainConfig, pretrain_config
 from jprune.pipeline.stages import Stage, StageState

@@ -7,34 +7,37 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jprune.checkpoints import Checkpoint, export_huggingface, model_card, save
-from jprune.checkpoints.hf_export import zeroed_sublayers
-from jprune.checkpoints.mask_files import ARRAYS, copy_arrays, find_arrays
+from jprune.checkpoints import Checkpoint, export_huggingface, save
+from jprune.checkpoints.mask_files import ARRAYS, copy_arrays, find_arrays, keep_only
 from jprune.core.errors import InputError
 from jprune.core.files import PathLike, as_path, read_json, write_json, write_text
 from jprune.core.processes import on_writer
 from jprune.data import find_source
 from jprune.evaluate import EvaluationSet, evaluate_sets, evaluation_sets, preset
 from jprune.llama.model import Llama, count_params
-from jprune.llama.stack import layers_of, unstack
+from jprune.llama.stack import unstack
 from jprune.pipeline.lazy import Lazy
+from jprune.pipeline.pruning_card import PHASES, pruning_card
 from jprune.pipeline.pruning_config import PruningConfig
+from jprune.pipeline.retraining import BASE, Retraining
 from jprune.pipeline.source import SourceModel
 from jprune.pipeline.stages import Stage
 from jprune.transforms import Recipe, Transform, chain, from_step
-from jprune.transforms.sparse import keeps_shapes, stored_digests
+from jprune.transforms.stored import keeps_shapes, stored_digests
 from jprune.transforms.transform import Sources
 
-CHECKPOINT = "checkpoints/pruned"
-RECIPE = "recipe.json"
+CHECKPOINT, RETRAINED = "checkpoints/pruned", "checkpoints/retrained"
+RECIPE, PRUNED_RECIPE = "recipe.json", "recipe-pruned.json"
 
 
 class PruningRun:
     """The stages around a decision, and what they share.
 
     A job adds stages that decide, the last of which is called `recipe` and gives what
-    `write_recipe` returns. The model is loaded when a stage asks for it.
+    `write_recipe` returns. A job that retrains sets `retraining`, and saves the retrained model.
     """
+
+    retraining: Retraining | None = None
 
     def __init__(self, config: PruningConfig, source: SourceModel, workdir: PathLike):
         self.source = source
@@ -73,13 +76,41 @@ class PruningRun:
             self.evaluation_stage("after", "recipe", self.pruned),
         ]
 
-    def saving_stages(self) -> list[Stage]:
-        """The pruned model for Hugging Face, and in its true structure."""
-        copied = {"companions": self.source.companions_sha256()}
+    @property
+    def checkpoint_folder(self) -> str:
+        """Where the model is saved in its true structure, below the workdir."""
+        return RETRAINED if self.retrains else CHECKPOINT
+
+    @property
+    def retrains(self) -> bool:
+        """Whether the pruned model is retrained."""
+        return self.retraining is not None and self.retraining.is_on
+
+    @property
+    def final(self) -> str:
+        """The stage that gives the steps to the model that is saved."""
+        return "retrain" if self.retrains else "recipe"
+
+    def retraining_stages(self) -> list[Stage]:
+        """Trains the pruned model, and its perplexity; none where the config asks for none."""
+        if self.retraining is None or not self.retraining.is_on:
+            return []
         return [
-            Stage("export", copied, self._export, ("recipe",), ("model",)),
-            Stage("checkpoint", copied, self._save_checkpoint, ("recipe",), (CHECKPOINT,)),
+            *self.retraining.stages(self.pruned, self.write_retrained, (RECIPE, ARRAYS)),
+            self.evaluation_stage("retrained", "retrain", partial(self.pruned, stage="retrain")),
         ]
+
+    def saving_stages(self) -> list[Stage]:
+        """The model for Hugging Face, and in its true structure; for an adapter also its base."""
+        copied = {"companions": self.source.companions_sha256()}
+        saved = self.checkpoint_folder
+        stages = [
+            Stage("export", copied, self._export, (self.final,), ("model",)),
+            Stage("checkpoint", copied, self._save_checkpoint, (self.final,), (saved,)),
+        ]
+        if self.retraining is not None and self.retraining.has_adapter:
+            stages.append(Stage("export-base", copied, self._export_base, ("recipe",), (BASE,)))
+        return stages
 
     def report_stage(self, stages: list[Stage]) -> Stage:
         """The page, its plots, and the figures on the model's card, from all other stages."""
@@ -88,11 +119,22 @@ class PruningRun:
 
     def write_recipe(self, transform: Transform) -> dict[str, Any]:
         """Writes down what is done to the model; gives its steps and the sizes of the result."""
-        recipe = self.first_recipe().with_sources(*self.variants)[0]
         on_writer(self._copy_arrays)
-        write_json(self.root / RECIPE, recipe.then(transform).to_json())
-        steps = list(transform.steps)
+        steps = self._write(self.recipe_file, transform)
         return {"steps": steps, "after": self._sizes(self._result_shapes(steps))}
+
+    def write_retrained(self, values: Mapping[str, Any], trained: Transform) -> dict[str, Any]:
+        """Writes down what was done to the model before, and what training made of it."""
+        pruned = self._chain(values["recipe"]["steps"], partial(self.further, form="run"))
+        return {"steps": self._write(RECIPE, chain(pruned, trained))}
+
+    def _write(self, file: str, transform: Transform) -> list[Mapping[str, Any]]:
+        """Writes a recipe; files of other recipes than this one's do not stay."""
+        recipe = self.first_recipe().with_sources(*self.variants)[0].then(transform)
+        write_json(self.root / file, recipe.to_json())
+        if self.retraining is not None:
+            on_writer(lambda: keep_only(self.root / ARRAYS, stored_digests(recipe.steps)))
+        return list(transform.steps)
 
     def first_recipe(self) -> Recipe:
         """How the model that the run starts from was made, or itself as the source."""
@@ -108,9 +150,19 @@ class PruningRun:
         return stored_digests(self.first_recipe().steps)
 
     @property
+    def recipe_file(self) -> str:
+        """Where the recipe of the pruned model is: retrained, it has another."""
+        return PRUNED_RECIPE if self.retrains else RECIPE
+
+    @property
+    def recipe_keys(self) -> dict[str, Any]:
+        """What the stage `recipe` depends on beside what was decided."""
+        return {"file": self.recipe_file} if self.retrains else {}
+
+    @property
     def recipe_outputs(self) -> tuple[str, ...]:
         """What `write_recipe` writes."""
-        return (RECIPE, ARRAYS) if self.inherited else (RECIPE,)
+        return (self.recipe_file, ARRAYS) if self.inherited else (self.recipe_file,)
 
     def _copy_arrays(self) -> None:
         """Copies what `inherited` names from where the model is."""
@@ -130,16 +182,18 @@ class PruningRun:
         """
         raise InputError(f"the recipe names source {index}, but the run has one model")
 
-    def pruned(self, values: Mapping[str, Any]) -> Llama:
-        """The pruned model as it is run, given what the stage `recipe` returned."""
-        return self._transform(values, "run")(self.checkpoint().llama)
+    def pruned(self, values: Mapping[str, Any], stage: str = "recipe") -> Llama:
+        """The model as it is run that the stage `recipe`, or `retrain`, decided on."""
+        return self._transform(values, "run", stage)(self.checkpoint().llama)
 
     def summary(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """What run.json says in every pruning job, from the values of the finished stages."""
         figures: dict[str, Any] = {}
-        for when in ("before", "after"):
+        for when in PHASES:
             if f"evaluate-{when}" in values:
                 figures[when] = {"perplexity": values[f"evaluate-{when}"]}
+        if "retrain" in values:
+            figures["retrain"] = values["retrain"]["figures"]
         before = values.get("model") or {}
         after = (values.get("recipe") or {}).get("after") or {}
         sizes = {
@@ -177,45 +231,40 @@ class PruningRun:
 
     def _export(self, values: Mapping[str, Any]) -> None:
         """In the dtype that the model came in."""
-        export_huggingface(
-            self.root / "model",
-            self._transform(values, "exact")(self.exact()),
-            self.source.tokenizer(),
-            read_json(self.root / RECIPE),
-            dtype=self.source.own_dtype,
-        )
+        self._export_as("model", RECIPE, self._transform(values, "exact", self.final))
+
+    def _export_base(self, values: Mapping[str, Any]) -> None:
+        """The pruned model, which the adapter is for."""
+        self._export_as(BASE, PRUNED_RECIPE, self._transform(values, "exact", "recipe"))
+
+    def _export_as(self, folder: str, file: str, transform: Transform) -> None:
+        source, recipe = self.source, read_json(self.root / file)
+        llama, folder = transform(self.exact()), self.root / folder
+        export_huggingface(folder, llama, source.tokenizer(), recipe, dtype=source.own_dtype)
 
     def _save_checkpoint(self, values: Mapping[str, Any]) -> None:
         own = self.source.own_dtype
-        pruned = self._transform(values, "exact")(self.exact())
         llama = jax.tree.map(
-            lambda x: x.astype(own) if jnp.issubdtype(x.dtype, jnp.floating) else x, pruned
+            lambda x: x.astype(own) if jnp.issubdtype(x.dtype, jnp.floating) else x,
+            self._transform(values, "exact", self.final)(self.exact()),
         )
-        save(self.root / CHECKPOINT, llama, self.source.tokenizer(), read_json(self.root / RECIPE))
+        recipe = read_json(self.root / RECIPE)
+        save(self.root / self.checkpoint_folder, llama, self.source.tokenizer(), recipe)
 
     def _report(self, values: Mapping[str, Any]) -> None:
-        from jprune.report import parse_sparsity, sparsity_notes, write_report
+        from jprune.report import write_report
 
-        sparsity = parse_sparsity(self.summary(values)["sparsity"])
         pruned = self._result_shapes(values["recipe"]["steps"])
-        card = model_card(
-            str(self.root / "model"),
-            pruned,
-            recipe=read_json(self.root / RECIPE),
-            figures=[
-                {"label": when, "perplexity": values[f"evaluate-{when}"]}
-                for when in ("before", "after")
-            ],
-            notes=zeroed_sublayers([b for b in layers_of(pruned) if b.attn or b.mlp]),
-            sparsity=sparsity_notes(sparsity),
-        )
+        recipe = read_json(self.root / RECIPE)
+        sparsity = self.summary(values)["sparsity"]
+        card = pruning_card(self.root / "model", pruned, recipe, values, sparsity)
         write_text(self.root / "model" / "README.md", card)
         (self.root / "plots").mkdir(parents=True, exist_ok=True)
         write_report(self.root)
 
-    def _transform(self, values: Mapping[str, Any], form: str) -> Transform:
-        further = partial(self.further, form=form)
-        return self._chain(values["recipe"]["steps"], further)
+    def _transform(self, values: Mapping[str, Any], form: str, stage: str) -> Transform:
+        """What the stage `recipe` or `retrain` decided; `form` is that of further sources."""
+        return self._chain(values[stage]["steps"], partial(self.further, form=form))
 
     def _chain(self, steps: Sequence[Mapping[str, Any]], sources: Sources) -> Transform:
         return chain(*(from_step(step, self.root / ARRAYS, sources) for step in steps))

@@ -9,6 +9,17 @@ from jprune.checkpoints import as_dtype
 from jprune.core.errors import InputError, unknown
 from jprune.data import SAMPLES
 from jprune.evaluate import PROTOCOLS
+from jprune.pipeline.groups import strings
+
+__all__ = [
+    "PruningConfig",
+    "check_choice",
+    "check_integers",
+    "check_options",
+    "is_number",
+    "read_config",
+    "strings",
+]
 
 T = TypeVar("T", bound="PruningConfig")
 
@@ -123,9 +134,3 @@ def check_options(options: Mapping[str, Any], accepted: Collection[str] | None, 
             if not accepted:
                 raise InputError(f"{owner} has no options, but got {option!r}")
             raise unknown(f"option of {owner.split()[-1]}", option, accepted)
-
-
-def strings(value: Any) -> tuple[str, ...]:
-    """One string, several joined by commas, or a sequence of them."""
-    items = value.split(",") if isinstance(value, str) else list(value or ())
-    return tuple(str(item).strip() for item in items if str(item).strip())

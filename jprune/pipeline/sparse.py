@@ -22,10 +22,11 @@ from jprune.data import check_vocabulary
 from jprune.evaluate import perplexity
 from jprune.llama.blockwise import block_shapes
 from jprune.llama.model import Llama
-from jprune.pipeline import sparse_estimate
+from jprune.pipeline import retraining_estimate, sparse_estimate
 from jprune.pipeline.calibration import Calibration
 from jprune.pipeline.job import Job
-from jprune.pipeline.pruning import RECIPE, PruningRun
+from jprune.pipeline.pruning import PruningRun
+from jprune.pipeline.retraining import Retraining
 from jprune.pipeline.source import SourceModel, find_model, known_identity
 from jprune.pipeline.sparse_config import WIDTH, SparseConfig, sparse_config
 from jprune.pipeline.sparse_figures import (
@@ -62,7 +63,10 @@ def sparse_job(values: Mapping[str, Any], workdir: PathLike) -> Job:
         stages=tuple(run.stages()),
         identity={"model": source.identity},
         summary=run.summary,
-        estimate=lambda states: sparse_estimate.lines(config, source, states),
+        estimate=lambda states: (
+            sparse_estimate.lines(config, source, states)
+            + retraining_estimate.lines(config.retrain, source.abstract(), config.seed)
+        ),
     )
 
 
@@ -72,6 +76,7 @@ class SparseRun(PruningRun):
     def __init__(self, config: SparseConfig, source: SourceModel, workdir: PathLike):
         super().__init__(config, source, workdir)
         self.config = config
+        self.retraining = Retraining.of(config, source, workdir, self.checkpoint)
         self.calibration = Calibration(config, workdir, self.checkpoint, self.tokenizer)
 
     def stages(self) -> list[Stage]:
@@ -92,9 +97,16 @@ class SparseRun(PruningRun):
         stages += [
             Stage("allocation", keys, self.allocate, ("model", *statistics), (ALLOCATION,)),
             Stage("prune", config.criterion_keys, self.prune, needs, (ARRAYS,)),
-            Stage("recipe", {}, self.make_recipe, ("model", "prune"), (RECIPE,)),
+            Stage(
+                "recipe",
+                self.recipe_keys,
+                self.make_recipe,
+                ("model", "prune"),
+                (self.recipe_file,),
+            ),
             after,
             *(self._curve_stages(data) if config.curve_windows else ()),
+            *self.retraining_stages(),
             *self.saving_stages(),
         ]
         return [*stages, self.report_stage(stages)]

@@ -17,6 +17,7 @@ from jprune.pipeline.pruning_config import (
     read_config,
     strings,
 )
+from jprune.pipeline.retrain_config import RetrainConfig, retrain_config
 from jprune.scores import MASK_CRITERIA
 from jprune.scores.inputs import OFFLOADS
 from jprune.scores.masks import UNSTRUCTURED, parse_pattern
@@ -51,6 +52,7 @@ class SparseConfig(PruningConfig):
       curve_sparsities: where perplexity is measured for the curve of every allocation.
       curve_windows: evaluation windows of that curve; 0 for no curve, which saves a pruning pass
         for each of its points.
+      retrain: how the pruned model is trained again; see `RetrainConfig`.
     """
 
     criterion: str = "wanda"
@@ -65,6 +67,7 @@ class SparseConfig(PruningConfig):
     window_length: int | None = None
     protocol: str = "gptq"
     curve_sparsities: tuple[float, ...] = ()
+    retrain: RetrainConfig = RetrainConfig()
 
     @property
     def target(self) -> float:
@@ -132,6 +135,7 @@ def sparse_config(values: Mapping[str, Any]) -> SparseConfig:
     of_allocations = dict(fields.get("allocation_options") or {})
     fields["allocation_options"] = {key: dict(value or {}) for key, value in of_allocations.items()}
     fields["curve_sparsities"] = _numbers(fields.get("curve_sparsities", ()))
+    fields["retrain"] = retrain_config(fields.get("retrain"), fields.get("seed", 0))
     config = read_config(SparseConfig, fields)
     if ":" not in config.criterion and config.criterion not in (*MASK_CRITERIA, WIDTH):
         raise unknown("criterion", config.criterion, (*MASK_CRITERIA, WIDTH))

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from jprune.checkpoints.mask_files import fetch, store, stored
+from jprune.checkpoints.mask_files import fetch, keep_only, store
 from jprune.core.errors import InputError
-from jprune.core.files import PathLike, as_path
+from jprune.core.files import PathLike
 from jprune.core.processes import on_writer, to_host, together
 from jprune.core.progress import log
 from jprune.llama.linears import linear_kernels
@@ -102,7 +102,7 @@ def mask_pass(
         after=after,
         offload=config.offload,
     )
-    on_writer(lambda: _remove_others(folder, [*progress.entries, *keep]))
+    on_writer(lambda: keep_only(folder, [*progress.entries, *keep]))
     adjusted = {"adjusted": True} if new_kernels else {}
     return sparse_weights(progress.entries, arrays=str(folder), **adjusted), result.masks
 
@@ -132,7 +132,7 @@ def width_pass(
         offload=config.offload,
         **width_options(config),
     )
-    on_writer(lambda: _remove_others(folder, keep))
+    on_writer(lambda: keep_only(folder, keep))
     return narrow(**widths.to_json())
 
 
@@ -170,11 +170,3 @@ def _restored(
         names = {name: f"layers.{index}.{name}.kernel" for name in linear_kernels(block)}
         pruned = mask_block(block, index, masks, kernels)
         yield index, (pruned, {name: masks[full] for name, full in names.items()})
-
-
-def _remove_others(folder: PathLike, digests: Sequence[str]) -> None:
-    """Removes files of masks that no pass refers to any more."""
-    wanted = {stored(folder, digest).name for digest in digests}
-    for file in as_path(folder).glob("*.safetensors"):
-        if file.name not in wanted:
-            file.unlink(missing_ok=True)

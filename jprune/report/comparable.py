@@ -11,7 +11,7 @@ from jprune.report.reading import Evaluation, RunRecord, read_run
 
 _FINISHED = ("done", "cached")
 # Kinds of runs that prune a model: what they reach is compared at the same protocol.
-_PRUNING = ("depth", "sparse")
+_PRUNING = ("depth", "sparse", "rounds")
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Run:
       record: what its files say.
       before: perplexities of the unpruned model by data source, where measured like `after`.
       after: perplexities of the pruned one.
+      retrained: of the pruned one once it was trained again, where measured like `after`.
       contents: what identifies the content of each data source, where that is recorded.
     """
 
@@ -32,12 +33,17 @@ class Run:
     record: RunRecord
     before: Mapping[str, Evaluation]
     after: Mapping[str, Evaluation]
+    retrained: Mapping[str, Evaluation]
     contents: Mapping[str, Any]
 
     @property
     def seed(self) -> int | None:
         """The seed of the run."""
         return self.record.setting("seed")
+
+    def final(self, data: str) -> Evaluation:
+        """What the run ends with: retrained, where it was."""
+        return self.retrained.get(data, self.after[data])
 
     @property
     def job(self) -> str:
@@ -73,12 +79,13 @@ def _read(workdir: Any) -> Run:
     after = {e.data: e for e in record.evaluations if e.phase == "after" and e.ppl is not None}
     if not after:
         raise InputError(f"the run in {label} has no perplexity to compare")
-    before = {
-        e.data: e
-        for e in record.evaluations
-        if e.phase == "before" and e.data in after and e.protocol == after[e.data].protocol
-    }
-    return Run(label, str(resolved(label)), record, before, after, _contents(workdir))
+
+    def alike(phase: str) -> dict[str, Evaluation]:
+        found = (e for e in record.evaluations if e.phase == phase and e.data in after)
+        return {e.data: e for e in found if e.protocol == after[e.data].protocol}
+
+    phases = (alike("before"), after, alike("retrained"))
+    return Run(label, str(resolved(label)), record, *phases, _contents(workdir))
 
 
 def _contents(workdir: Any) -> dict[str, Any]:

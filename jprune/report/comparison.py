@@ -9,6 +9,7 @@ from typing import Any
 from jprune.core.errors import InputError
 from jprune.report.comparable import Run, check_comparable, read_runs
 from jprune.report.reading import Evaluation
+from jprune.report.retraining import recovered
 
 BEFORE = "before"
 
@@ -47,7 +48,10 @@ class Figure:
       after: of the pruned one.
       nll: the mean negative log-likelihood behind `after`, in nats per token.
       standard_error: of that over windows, the mean of the runs': each reads the same windows.
-      retained: percentage of the reference, 100 * PPL(reference) / PPL.
+      retained: percentage of the reference, 100 * PPL(reference) / PPL, of the retrained model
+        where there is one.
+      retrained: of the pruned one once it was trained again.
+      recovered: percentage of the rise in NLL that this made good; see `retraining.recovered`.
     """
 
     before: Spread | None
@@ -55,6 +59,8 @@ class Figure:
     nll: Spread | None
     standard_error: Spread | None
     retained: Spread | None
+    retrained: Spread | None = None
+    recovered: Spread | None = None
 
 
 @dataclass(frozen=True)
@@ -192,13 +198,20 @@ def _figure(group: Sequence[Run], data: str, reference: Run | None) -> Figure:
         nll=spread(lambda one: one.nll),
         standard_error=spread(lambda one: one.standard_error),
         retained=Spread.of([_retained(run, data, reference) for run in group]),
+        retrained=spread(lambda one: one.ppl, "retrained"),
+        recovered=Spread.of([_recovered(run, data) for run in group]),
     )
 
 
 def _retained(run: Run, data: str, reference: Run | None) -> float | None:
     """100 * PPL(reference) / PPL, in percent."""
-    best = reference.after[data] if reference else run.before.get(data)
-    ppl = run.after[data].ppl
+    best = reference.final(data) if reference else run.before.get(data)
+    ppl = run.final(data).ppl
     if best is None or best.ppl is None or not ppl:
         return None
     return 100 * best.ppl / ppl
+
+
+def _recovered(run: Run, data: str) -> float | None:
+    share = recovered(*(phase.get(data) for phase in (run.before, run.after, run.retrained)))
+    return None if share is None else 100 * share

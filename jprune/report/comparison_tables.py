@@ -16,7 +16,7 @@ _SETTINGS = ("options", "protect", "calibration", "num_windows", "window_length"
 # Of sparse runs all others too, apart from these, which are said elsewhere or are the same for all.
 _SAID = (
     *("job", "name", "seed", "criterion", "allocation", "pattern", "sparsity", "remove"),
-    *("granularity", "eval", "eval_windows", "protocol", "dtype", "data_dir"),
+    *("granularity", "eval", "eval_windows", "protocol", "dtype", "data_dir", "retrain"),
 )
 
 
@@ -39,6 +39,7 @@ def comparison_table(comparison: Comparison) -> Table:
         "Target (%)": [_percent(_of_sparse(row, "target")) for row in rows],
         "Sparsity (%)": [_percent(_mean(row.sparsity), ".2f") for row in rows],
         "Removed": [_removed(row) for row in rows],
+        "Retrained": [_retrained(row) for row in rows],
         "Seeds": [len(row.runs) if several else None for row in rows],
         "Parameters": [tables.count(_mean(row.parameters)) for row in rows],
         "Left": [f"{100 * row.ratio.mean:.1f}%" if row.ratio else None for row in rows],
@@ -50,6 +51,10 @@ def comparison_table(comparison: Comparison) -> Table:
         columns |= {
             f"{label}PPL before": [tables.ppl(_mean(f.before)) for f in figures],
             f"{label}PPL": [spread_text(f.after) for f in figures],
+            f"{label}PPL retrained": [spread_text(f.retrained) for f in figures],
+            f"{label}recovered (%)" if label else "Recovered (%)": [
+                spread_text(f.recovered, decimals=1) for f in figures
+            ],
             f"{label}retained (%)" if label else "Retained (%)": [
                 spread_text(f.retained, decimals=1) for f in figures
             ],
@@ -86,6 +91,7 @@ def comparison_values(comparison: Comparison) -> list[dict[str, Any]]:
             "seeds": " ".join(str(run.seed) for run in row.runs if run.seed is not None),
             "runs": len(row.runs),
             "removed": _removed(row),
+            "retrained": _retrained(row),
             "removed_units": " | ".join(unit_list(run.record.removed) for run in row.runs),
             "parameters_before": _exact(row.parameters_before),
             "parameters": _exact(row.parameters),
@@ -119,6 +125,8 @@ def _figure_values(figure: Figure) -> dict[str, float | None]:
     for name, spread in (
         ("ppl_before", figure.before),
         ("ppl", figure.after),
+        ("ppl_retrained", figure.retrained),
+        ("recovered_percent", figure.recovered),
         ("nll_nats", figure.nll),
         ("retained_percent", figure.retained),
     ):
@@ -135,6 +143,11 @@ def _caption(comparison: Comparison, short: Mapping[str, str]) -> str:
     lines = [f"PPL on {measured}."]
     what = "its unpruned model" if comparison.reference == BEFORE else comparison.reference
     lines.append(f"Retained: 100 × PPL of {what} / PPL. Left: parameters of the unpruned model.")
+    if any(_retrained(row) for row in comparison.rows):
+        lines.append(
+            "Retrained runs: retained by the retrained model; recovered: the share of the rise in "
+            "NLL that retraining made good."
+        )
     sparse = [run.record.sparse for row in comparison.rows for run in row.runs if run.record.sparse]
     if sparse:
         lines.append(
@@ -239,6 +252,13 @@ def _removed(row: Row) -> str | None:
         return next(iter(texts), None)
     layers = row.runs[0].record.pair("layers")[0]
     return f"{len(row.runs[0].record.removed)} sublayers of {layers} layers"
+
+
+def _retrained(row: Row) -> str | None:
+    """The kind of retraining; None without any."""
+    kind = mapping(row.runs[0].record.figures.get("retrain")).get("kind")
+    found = kind or mapping(_setting(row, "retrain")).get("kind")
+    return None if found in (None, "none") else str(found)
 
 
 def _mean(spread: Spread | None) -> float | None:

@@ -14,6 +14,7 @@ from jprune.report.elements import (
     table_of,
 )
 from jprune.report.reading import BASELINES, PART_NAMES, RunRecord, ScoreFile
+from jprune.report.retraining import recovery_table, rounds_table, training_words
 from jprune.report.run_tables import (
     curve_table,
     evaluation_tables,
@@ -47,7 +48,8 @@ def page(run: RunRecord, figures: Mapping[str, str]) -> str:
         front_section(run, figures),
         _curve(run, figures),
         sparsity_curve_section(run, figures),
-        _training(run, figures),
+        _retraining(run, figures),
+        _rounds(run),
         _scores(run, figures),
         section("What was removed", table_of(removed_table(run))) if run.removed else "",
         sparsity_section(run, figures),
@@ -139,10 +141,21 @@ def _curve(run: RunRecord, figures: Mapping[str, str]) -> str:
     )
 
 
-def _training(run: RunRecord, figures: Mapping[str, str]) -> str:
-    if "training" not in figures:
+def _retraining(run: RunRecord, figures: Mapping[str, str]) -> str:
+    words, recovery = training_words(run), recovery_table(run)
+    if "training" not in figures and not words:
         return ""
-    return section("Training", figure(figures["training"], "Training loss over steps"))
+    return section(
+        "Retraining" if words else "Training",
+        paragraph(words) if words else "",
+        table_of(recovery) if recovery.rows else "",
+        figure(figures.get("training"), "Training loss over steps"),
+    )
+
+
+def _rounds(run: RunRecord) -> str:
+    table = rounds_table(run)
+    return section("Rounds of pruning and retraining", table_of(table)) if table.rows else ""
 
 
 def _one_score(run: RunRecord, scores: ScoreFile, figures: Mapping[str, str]) -> str:

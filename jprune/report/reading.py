@@ -7,6 +7,7 @@ from typing import Any
 from jprune.core.errors import InputError
 from jprune.core.files import as_path, read_json
 from jprune.report.fields import Numbers, mapping, mappings, optional_numbers
+from jprune.report.losses import LOSSES, read_losses
 from jprune.report.searches import Search, parse_search
 from jprune.report.sparsity import (
     Allocation,
@@ -23,6 +24,8 @@ UnitKey = tuple[int, str]
 PART_NAMES = {"block": "block", "attention": "attention", "mlp": "MLP"}
 BASELINES = ("random", "last")
 _FIRST, _LAST = "before", "after"
+# States of the model in order; others are between the first two.
+_ORDER = {_FIRST: 0, _LAST: 2, "retrained": 3}
 # Files beside the scores that say what the rates of sparsity come from.
 _RATES: Mapping[str, Callable[..., Any]] = {
     "statistics": parse_statistics,
@@ -83,7 +86,8 @@ class Evaluation:
 class RunRecord:
     """Everything a report shows of one workdir.
 
-    `phases` are the states of the model that were evaluated: before first, after last.
+    `phases` are the states of the model that were evaluated: before first, then after (pruned),
+    and retrained last. `figures` has the losses of a training run too.
     `evaluations` holds every perplexity figure, phase by phase. `sparsity` is as in the file,
     `sparse` what it says where its form is known. `search` is what a search found.
     """
@@ -154,6 +158,8 @@ def read_run(workdir) -> RunRecord:
         )
     run = _read_object(path / "run.json")
     figures, sparsity = mapping(run.get("figures")), mapping(run.get("sparsity"))
+    losses = read_losses(path / LOSSES)
+    figures = {**figures, "training": losses} if losses else figures
     curve = mapping(figures.get("sparsity_curve"))
     phases = _phases(figures)
     scores, rates = _read_scores(path / "scores")
@@ -283,7 +289,7 @@ def _phases(figures: Mapping[str, Any]) -> tuple[str, ...]:
         for name, value in figures.items()
         if any(mappings(mapping(value).get(key)) for key in ("perplexity", "tasks"))
     ]
-    return tuple(sorted(measured, key=lambda name: (name != _FIRST, name == _LAST)))
+    return tuple(sorted(measured, key=lambda name: _ORDER.get(name, 1)))
 
 
 def _read_object(path, optional: bool = False) -> Any:

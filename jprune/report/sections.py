@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jprune.report import tables
+from jprune.report.fields import mapping
 from jprune.report.names import brief_names
 from jprune.report.objectives import BASE, RESULT, measured_models, perplexity, report_data
 from jprune.report.reading import PART_NAMES, Evaluation, RunRecord, UnitKey
@@ -190,6 +191,9 @@ def method_text(run: RunRecord) -> str:
     if run.chosen and run.removed:
         words.append(f"{run.chosen.criterion} score")
         words.append(f"granularity {run.chosen.granularity}")
+    kind = mapping(run.figures.get("retrain")).get("kind")
+    if kind:
+        words.append(f"retrained ({kind})")
     if not words and isinstance(run.figures.get("training"), Mapping):
         words.append("training")
     recipe = run.recipe or {}

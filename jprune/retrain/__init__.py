@@ -2,7 +2,9 @@
 
 from jprune.retrain.batches import batch_indices
 from jprune.retrain.checkpoint import Checkpoints
+from jprune.retrain.distill import distillation
 from jprune.retrain.history import read_history
+from jprune.retrain.kinds import KINDS, Kind, trainable
 from jprune.retrain.loop import Trained, train
 from jprune.retrain.optimizer import AdamW, adamw, schedule
 from jprune.retrain.settings import TrainSettings
@@ -14,13 +16,16 @@ __all__ = [
     "ADAPTERS",
     "AdamW",
     "Batch",
+    "KINDS",
     "Checkpoints",
+    "Kind",
     "Metrics",
     "TrainSettings",
     "TrainState",
     "Trained",
     "adamw",
     "batch_indices",
+    "distillation",
     "gradients",
     "join",
     "next_token_loss",
@@ -31,4 +36,5 @@ __all__ = [
     "train",
     "train_step",
     "train_tokenizer",
+    "trainable",
 ]

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
@@ -14,6 +15,7 @@ from jprune.core.paths import resolved
 from jprune.retrain.step import TrainState
 
 IDENTITY = "training.json"
+VALIDATION = "validation_nll"
 
 
 class Checkpoints:
@@ -23,25 +25,40 @@ class Checkpoints:
     a run that is killed while saving leaves the one before.
     """
 
-    def __init__(self, folder: PathLike, identity: dict[str, Any], keep: int = 2):
+    def __init__(
+        self, folder: PathLike, identity: dict[str, Any], keep: int = 2, keep_best: bool = False
+    ):
         """Opens or makes `folder`.
 
         Args:
           folder: of this run alone.
           identity: what the run is (settings, data, shapes), as JSON.
-          keep: how many checkpoints are kept.
+          keep: how many checkpoints are kept, the last ones.
+          keep_best: the one with the least validation loss is kept too.
 
         Raises:
           InputError: the folder holds checkpoints of a run with another identity, or is on an
             object store that refuses them.
         """
         import orbax.checkpoint as ocp
+        from orbax.checkpoint import checkpoint_managers as managers
 
+        kept: list[Any] = [managers.LatestN(n=keep)]
+        if keep_best:
+            best = managers.BestN(
+                get_metric_fn=lambda metrics: metrics[VALIDATION], reverse=True, n=1
+            )
+            kept.append(best)
+        self.keep_best = keep_best
         self.folder = resolved(folder)  # Orbax wants absolute paths
         self.folder.mkdir(parents=True, exist_ok=True)
         _check_identity(self.folder / IDENTITY, jsonable(identity))
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, create=True, enable_async_checkpointing=False
+            preservation_policy=managers.AnyPreservationPolicy(kept),
+            best_fn=(lambda metrics: metrics[VALIDATION]) if keep_best else None,
+            best_mode="min",
+            create=True,
+            enable_async_checkpointing=False,
         )
         with _store_errors(self.folder):
             self._manager = ocp.CheckpointManager(self.folder / "steps", options=options)
@@ -62,17 +79,41 @@ class Checkpoints:
         """The step of the last complete checkpoint."""
         return self._manager.latest_step()
 
-    def save(self, state: TrainState) -> None:
-        """Saves `state` under its step, unless that is saved already."""
+    @property
+    def best(self) -> int | None:
+        """The step of the checkpoint with the least validation loss; None if none is kept."""
+        losses = self._losses()
+        return min(losses, key=losses.__getitem__) if losses else None
+
+    def would_be_best(self, validation_nll: float) -> bool:
+        """Whether the best is kept and no checkpoint has so little validation loss."""
+        return self.keep_best and all(validation_nll < loss for loss in self._losses().values())
+
+    def _losses(self) -> dict[int, float]:
+        """The validation losses of checkpoints by step, as far as they have any."""
+        steps = self._manager.all_steps() if self.keep_best else []
+        found = {step: self._manager.metrics(step) for step in steps}
+        losses = {step: metrics[VALIDATION] for step, metrics in found.items() if metrics}
+        return {step: loss for step, loss in losses.items() if math.isfinite(loss)}
+
+    def save(self, state: TrainState, validation_nll: float | None = None) -> None:
+        """Saves `state` under its step, unless that is saved already, with its validation loss."""
         import orbax.checkpoint as ocp
 
         step = int(state.step)
+        # Orbax warns of checkpoints without a figure.
+        loss = math.inf if validation_nll is None else validation_nll
+        metrics = {VALIDATION: loss} if self.keep_best else None
         if step != self.latest:
             with _store_errors(self.folder):
-                self._manager.save(step, args=ocp.args.StandardSave(_as_dict(state)))
+                self._manager.save(
+                    step,
+                    args=ocp.args.StandardSave(_as_dict(state)),
+                    metrics=metrics,
+                )
 
-    def restore(self, like: TrainState) -> TrainState:
-        """The last checkpoint, with the shapes, dtypes and shardings of `like`.
+    def restore(self, like: TrainState, step: int | None = None) -> TrainState:
+        """A checkpoint, by default the last, with the shapes, dtypes and shardings of `like`.
 
         The arrays of `like` are deleted, so that there is never more than one state.
         """
@@ -80,8 +121,9 @@ class Checkpoints:
 
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _as_dict(like))
         jax.tree.map(lambda leaf: leaf.delete(), _as_dict(like))
+        step = self.latest if step is None else step
         with _store_errors(self.folder):
-            restored = self._manager.restore(self.latest, args=ocp.args.StandardRestore(target))
+            restored = self._manager.restore(step, args=ocp.args.StandardRestore(target))
         return TrainState(**restored)
 
 

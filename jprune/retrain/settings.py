@@ -13,6 +13,9 @@ import jax.numpy as jnp
 from jprune.core.errors import InputError
 from jprune.retrain.optimizer import AdamW, schedule
 
+# Settings that change no figure.
+FREE = ("checkpoint_every", "keep", "keep_best", "tensorboard")
+
 # The least that an integer takes, where it is not 1.
 LEAST = {"seed": 0, "checkpoint_every": 0, "validate_every": 0, "warmup_steps": 0}
 
@@ -32,9 +35,14 @@ class TrainSettings:
       compute_dtype: of forward and backward passes, over float32 parameters; None: float32 on
         CPU, bfloat16 elsewhere.
       remat: recompute activations in the backward pass.
+      group_by_length: steps are of windows of like length, cut to it; see
+        `jprune.retrain.batches.Grouping`.
       checkpoint_every: steps between checkpoints; 0: only after the last step.
       validate_every: steps between validations; 0: only after the last step.
-      keep: how many checkpoints are kept.
+      keep: how many checkpoints are kept, the last ones.
+      keep_best: the one with the least validation loss is kept beside them, and saved when it
+        comes up.
+      tensorboard: the curves are written for TensorBoard too; takes the extra `tensorboard`.
     """
 
     steps: int
@@ -44,9 +52,12 @@ class TrainSettings:
     optimizer: AdamW = AdamW()
     compute_dtype: str | None = None
     remat: bool = False
+    group_by_length: bool = False
     checkpoint_every: int = 100
     validate_every: int = 0
     keep: int = 2
+    keep_best: bool = False
+    tensorboard: bool = False
 
     @property
     def micro_batches(self) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array
 
@@ -34,7 +35,8 @@ def split(llama: Llama, where: Where = "**") -> tuple[dict[str, Array], Rest]:
       llama: a model in tuple or stacked form.
       where: one or several patterns (`jprune.core.trees.matches`) or a predicate, over the names
         of `jprune.llama.names.leaf_name`: `layers.3.self_attn.q_proj.kernel`, in a stack
-        `layers.0.stacked.self_attn.q_proj.kernel`. By default everything trains.
+        `layers.0.stacked.self_attn.q_proj.kernel`. By default everything trains but masks, which
+        never do.
 
     Raises:
       InputError: nothing matches.
@@ -43,7 +45,8 @@ def split(llama: Llama, where: Where = "**") -> tuple[dict[str, Array], Rest]:
     chosen = patterns if callable(patterns) else lambda name: matches(patterns, name)
     leaves, treedef = jax.tree_util.tree_flatten_with_path(llama)
     named = {leaf_name(path): leaf for path, leaf in leaves}
-    trained = {name: leaf for name, leaf in named.items() if chosen(name)}
+    numbers = (name for name, leaf in named.items() if jnp.issubdtype(leaf.dtype, jnp.floating))
+    trained = {name: named[name] for name in numbers if chosen(name)}
     if not trained:
         raise InputError(f"no parameter matches {where!r}; names look like {next(iter(named))!r}")
     frozen = {name: leaf for name, leaf in named.items() if name not in trained}

@@ -18,10 +18,25 @@ from jprune.retrain.split import Rest, join
 
 @struct.dataclass
 class Batch:
-    """Windows of tokens and which of them the model should learn to predict."""
+    """Windows of tokens, which of them the model should learn to predict, and their documents.
+
+    As in `jprune.data.TrainingSet`.
+    """
 
     ids: Int[Array | np.ndarray, "*batch length"]
     mask: Bool[Array | np.ndarray, "*batch length"]
+    segments: Int[Array | np.ndarray, "*batch length"] | None = None
+
+    @property
+    def counted(self) -> Bool[Array | np.ndarray, "*batch targets"]:
+        """Which tokens count, from the second of a window on.
+
+        The first token of a document has nothing before it, and padding is in no document.
+        """
+        if self.segments is None:
+            return self.mask[..., 1:]
+        before, own = self.segments[..., :-1], self.segments[..., 1:]
+        return self.mask[..., 1:] & (own == before) & (own > 0)
 
 
 @struct.dataclass
@@ -49,10 +64,10 @@ def next_token_loss(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Sum of -log p(token | what precedes it) over unmasked tokens, and how many they are.
 
-    The first token of a window has nothing before it and never counts.
+    The first token of a document has nothing before it and never counts.
     """
-    nll = next_token_nll(llama, batch.ids, remat=remat, key=key)
-    mask = batch.mask[:, 1:].astype(jnp.float32)
+    nll = next_token_nll(llama, batch.ids, remat=remat, key=key, segments=batch.segments)
+    mask = batch.counted.astype(jnp.float32)
     return jnp.sum(nll * mask), jnp.sum(mask)
 
 

@@ -9,6 +9,7 @@ from jprune.transforms.recipe import Recipe
 from jprune.transforms.sparse import apply_masks, sparse_weights
 from jprune.transforms.stitch import stitch, stitch_models
 from jprune.transforms.stitch_plan import Coefficients, StitchLayer, StitchPlan, coefficients
+from jprune.transforms.trained import lora_weights, trained_weights
 from jprune.transforms.transform import Sources, Transform, chain, from_step, transform
 from jprune.transforms.width import narrow
 
@@ -32,6 +33,7 @@ __all__ = [
     "find_method",
     "fold_lora",
     "from_step",
+    "lora_weights",
     "merge",
     "merge_models",
     "narrow",
@@ -39,5 +41,6 @@ __all__ = [
     "sparse_weights",
     "stitch",
     "stitch_models",
+    "trained_weights",
     "transform",
 ]

@@ -1,21 +1,20 @@
 """Sparse models: kernels of which only the weights under a mask are left."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jprune.checkpoints.mask_files import fetch
-from jprune.checkpoints.placement import put
 from jprune.core.errors import InputError
 from jprune.core.files import PathLike
-from jprune.llama.kernels import Leaf, Masked, fold, is_kernel, kernel_dtype, kernel_shape
+from jprune.llama.kernels import Leaf, Masked, fold, is_kernel, kernel_shape
 from jprune.llama.linears import linear_kernels, with_kernels
 from jprune.llama.masks import Mask, Masks, unpack
-from jprune.llama.model import Block, Llama, Run
-from jprune.llama.stack import single_blocks, stack
+from jprune.llama.model import Block, Llama
+from jprune.llama.stack import single_blocks
+from jprune.transforms.stored import in_place_of, with_blocks
 from jprune.transforms.transform import transform
 
 
@@ -40,7 +39,7 @@ def apply_masks(
     """
     blocks = dict(enumerate(single_blocks(llama)))
     _check_known(masks, blocks)
-    return _with_blocks(
+    return with_blocks(
         llama,
         [
             mask_block(block, index, masks, kernels, keep_masks=keep_masks)
@@ -83,24 +82,9 @@ def sparse_weights(
             masks, kernels = fetch(arrays, digest)
             _check_known(masks, {index: block})
             pruned.append(mask_block(block, index, masks, kernels, keep_masks=keep_masks))
-        return _with_blocks(llama, pruned)
+        return with_blocks(llama, pruned)
 
     return apply
-
-
-def stored_digests(steps: Iterable[Mapping[str, Any]]) -> list[str]:
-    """SHA-256 of all files that the steps of a recipe name."""
-    return [
-        digest
-        for step in steps
-        if step.get("op") == sparse_weights.__name__
-        for digest in step["args"]["blocks"]
-    ]
-
-
-def keeps_shapes(step: Mapping[str, Any]) -> bool:
-    """Whether the shapes of a model are the same after a step, which then need not be taken."""
-    return step.get("op") == sparse_weights.__name__
 
 
 def mask_block(
@@ -123,7 +107,7 @@ def mask_block(
         full = f"layers.{index}.{name}.kernel"
         if full in masks:
             new = (kernels or {}).get(full)
-            kernel = kernel if new is None else _in_place_of(kernel, new)
+            kernel = kernel if new is None else in_place_of(kernel, new)
             changed[name] = _masked(kernel, masks[full], full, keep_masks)
     return with_kernels(block, changed)
 
@@ -134,22 +118,6 @@ def _check_known(masks: Masks, blocks: Mapping[int, Block]) -> None:
     for name in masks:
         if name not in known:
             raise InputError(f"there is a mask for {name}, which the model does not have")
-
-
-def _with_blocks(llama: Llama, blocks: Sequence[Block]) -> Llama:
-    """`llama` with other blocks, in the form that it has."""
-    result = llama.replace(blocks=tuple(blocks))
-    return stack(result) if any(isinstance(part, Run) for part in llama.blocks) else result
-
-
-def _in_place_of(old: Leaf, new: Leaf) -> Leaf:
-    """A new kernel in the dtype of an old one, and where that is."""
-    dtype = kernel_dtype(old)
-    if not isinstance(new, np.ndarray) or isinstance(old, np.ndarray):
-        return new.astype(dtype)
-    if isinstance(old, jax.Array) and not isinstance(old, jax.core.Tracer):
-        return put(new.shape, old.sharding, new.astype(dtype).__getitem__)
-    return jnp.asarray(new, dtype)
 
 
 def _masked(kernel: Leaf, mask: Mask, name: str, keep_masks: bool) -> Leaf:

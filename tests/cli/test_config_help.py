@@ -7,7 +7,8 @@ import pytest
 
 from jprune.cli import config_help, configs
 from jprune.pipeline.depth_config import DepthConfig
-from jprune.pipeline.finetune_config import FinetuneConfig, LoraConfig
+from jprune.pipeline.finetune_config import FinetuneConfig
+from jprune.pipeline.groups import LoraConfig
 from jprune.pipeline.job import JOBS
 from jprune.pipeline.pruning_config import PruningConfig
 from jprune.pipeline.sparse_config import SparseConfig
@@ -17,7 +18,7 @@ def test_lists_configs_and_variants(jprune):
     status, out, _ = jprune("run", "--help")
     assert status == 0 and "--dry_run" in out
     assert "  shortened_llama: Depth pruning: remove the blocks that matter least" in out
-    assert "      variants: ppl, taylor, magnitude, influence, angular, greedy\n" in out
+    assert "      variants: ppl, taylor, magnitude, influence, angular, greedy, ppl_lora, " in out
     assert "  demo: Depth pruning on the bundled model" in out
 
 

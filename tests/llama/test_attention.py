@@ -120,9 +120,9 @@ def test_a_position_sees_itself_and_the_window_before_it(window):
 def test_lengths_are_padded_for_flash_attention_and_cut_again(length, window, monkeypatch):
     real, seen = jax.nn.dot_product_attention, []
 
-    def flash(q, k, v, *, is_causal, local_window_size, implementation):
+    def flash(q, k, v, *, mask, is_causal, local_window_size, implementation):
         """Stands in for cuDNN: notes what it is asked, and refuses what cuDNN would."""
-        assert implementation == "cudnn" and q.shape[1] % 64 == 0
+        assert implementation == "cudnn" and q.shape[1] % 64 == 0 and mask is None
         seen.append((q.shape[1], local_window_size))
         how = {"is_causal": is_causal, "local_window_size": local_window_size}
         return real(q, k, v, **how, implementation="xla")

@@ -48,7 +48,7 @@ def assert_same(found, expected, atol):
 )
 def test_lengths_groups_and_windows(length, heads, kv_heads, window):
     args = arrays(length, heads, kv_heads)
-    found = with_gradient(lambda q, k, v: splash_attention(q, k, v, window, True), *args)
+    found = with_gradient(lambda q, k, v: splash_attention(q, k, v, window, interpret=True), *args)
     expected = with_gradient(lambda q, k, v: plain_attention(q, k, v, window), *args)
     assert_same(found, expected, atol=1e-5)
 
@@ -56,7 +56,7 @@ def test_lengths_groups_and_windows(length, heads, kv_heads, window):
 @pytest.mark.parametrize(("dtype", "atol"), [(jnp.bfloat16, 0.04), (jnp.float16, 0.004)])
 def test_half_precision(dtype, atol):
     args = arrays(200, 4, 2, head_dim=128, dtype=dtype)
-    found = with_gradient(lambda q, k, v: splash_attention(q, k, v, None, True), *args)
+    found = with_gradient(lambda q, k, v: splash_attention(q, k, v, interpret=True), *args)
     exact = [x.astype(jnp.float32) for x in args]
     expected = with_gradient(plain_attention, *exact)
     assert_same(found, [x.astype(dtype) for x in expected], atol)
@@ -85,8 +85,8 @@ def test_each_device_of_a_mesh_runs_its_own_windows_and_heads(batch, heads, kv_h
     args = arrays(130, heads, kv_heads, batch=batch)
     expected = with_gradient(plain_attention, *args)
     with use_mesh("data:2,fsdp:2,tensor:2"):
-        found = with_gradient(lambda q, k, v: splash_attention(q, k, v, None, True), *args)
-        traced = jax.make_jaxpr(lambda *a: splash_attention(*a, None, True))(*args[:3])
+        found = with_gradient(lambda q, k, v: splash_attention(q, k, v, interpret=True), *args)
+        traced = jax.make_jaxpr(lambda *a: splash_attention(*a, interpret=True))(*args[:3])
     assert_same(found, expected, atol=1e-5)
     [mapped] = [e for e in traced.eqns if e.primitive.name == "shard_map"]
     assert mapped.params["in_specs"][-3:] == (PartitionSpec(*spec),) * 3
@@ -98,7 +98,7 @@ def test_inside_a_mapped_function_the_kernel_runs_as_it_is():
     args = arrays(130, 2, 1, batch=8)[:3]
     with use_mesh("data:8"):
         run = jax.shard_map(
-            lambda q, k, v: splash_attention(q, k, v, None, True),
+            lambda q, k, v: splash_attention(q, k, v, interpret=True),
             in_specs=PartitionSpec("data"),
             out_specs=PartitionSpec("data"),
             check_vma=False,

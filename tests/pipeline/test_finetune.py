@@ -21,6 +21,7 @@ from jprune.llama.kernels import Lora
 from jprune.pipeline.finetune_config import finetune_config
 from jprune.pipeline.job import dry_run, run_config
 from jprune.retrain import batch_indices, loop
+from jprune.scores import sparsify
 from jprune.transforms import Recipe
 from tests.cli.conftest import jprune  # noqa: F401  (a fixture)
 from tests.pipeline.runs import eval_ids, ppl, ran
@@ -195,6 +196,23 @@ def test_a_sparse_base_stays_sparse(tmp_path, config):
     after = np.asarray(load(tmp_path / "W" / "model").blocks[1].mlp.up.kernel)
     assert not after[~mask].any()
     assert (after != np.asarray(mlp.up.kernel))[mask].all()
+
+
+def test_a_base_with_zeros_in_plain_kernels_stays_sparse(tmp_path, config):
+    base = sparsify(tiny(2), "magnitude", density=0.5).llama
+    save(tmp_path / "sparse", base)
+    np.savez(tmp_path / "ids.npz", ids=windows(6, 16))
+    data = f"{tmp_path / 'ids.npz'}:ids"
+    changes = {"model": str(tmp_path / "sparse"), "data": data, "eval": data}
+    record = run_config(config(**changes, train={"steps": 2}), tmp_path / "W")
+    adapted = load(tmp_path / "W" / "adapter")
+    for old, new in zip(base.blocks, adapted.blocks, strict=True):
+        before, after = np.asarray(old.mlp.up.kernel), np.asarray(new.mlp.up.kernel)
+        np.testing.assert_array_equal(after == 0, before == 0)
+        assert (after != before).any()
+    # What trained is what is loaded: the validation loss is of the masked sum.
+    expected = np.log(ppl(adapted, windows(6, 16)[::2]))
+    np.testing.assert_allclose(record["figures"]["train"]["validation_nll"], expected, rtol=1e-5)
 
 
 def test_on_a_mesh(tmp_path, config):

@@ -12,10 +12,9 @@ from jprune.checkpoints import Tokenizer, load, load_checkpoint, load_tokenizer
 from jprune.cli.configs import load_config
 from jprune.core.errors import InputError, Interrupted
 from jprune.core.files import as_path, read_json
-from jprune.data import documents, evaluation_windows
+from jprune.data import document_windows, documents, evaluation_windows, spread
 from jprune.llama import forward, unstack
 from jprune.pipeline.job import dry_run, run_config
-from jprune.pipeline.packing import document_windows, spread
 from jprune.pipeline.pretrain_config import pretrain_config
 from tests.retrain.short_run import send_at
 

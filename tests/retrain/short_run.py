@@ -48,13 +48,13 @@ def kill_while_saving(step):
     """SIGKILL when the losses are written and the arrays of the checkpoint are half written."""
     real = loop.Checkpoints.save
 
-    def save(self, state):
+    def save(self, state, *validation):
         if int(state.step) == step:
             half = self.folder / "steps" / f"{step}.orbax-checkpoint-tmp" / "default"
             half.mkdir(parents=True)
             (half / "manifest.ocdbt").write_bytes(np.asarray(jnp.arange(9)).tobytes())
             os.kill(os.getpid(), signal.SIGKILL)
-        real(self, state)
+        real(self, state, *validation)
 
     loop.Checkpoints.save = save
 

@@ -1,5 +1,7 @@
+import contextlib
 import dataclasses
 import gc
+import json
 import os
 import pathlib
 import signal
@@ -15,11 +17,12 @@ from jprune.core.errors import InputError, Interrupted, JpruneError
 from jprune.data import TrainingSet
 from jprune.llama import named_params, next_token_nll, stack
 from jprune.retrain import AdamW, TrainSettings, batch_indices, loop, read_history, train
+from jprune.retrain.batches import Grouping, counted_lengths
 from jprune.retrain.checkpoint import Checkpoints
 from jprune.retrain.history import History
 from tests.retrain import short_run as script
 from tests.retrain.short_run import SETTINGS, VALIDATION, WINDOWS, send_at, short_run
-from tests.tiny import tiny
+from tests.tiny import tiny, windows
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -58,6 +61,13 @@ def test_killed_runs_continue_to_identical_losses(tmp_path, whole):
     result = short_run(tmp_path)
     assert_same(result, whole)
     assert read_history(tmp_path / "losses.jsonl") == whole.history
+    timed = read_history(tmp_path / "metrics.jsonl")
+    speed = ("seconds", "tokens_per_second", "mfu")
+    assert [{k: v for k, v in row.items() if k not in speed} for row in timed] == whole.history
+    for row in timed:
+        if "loss" in row:
+            np.testing.assert_allclose(row["seconds"] * row["tokens_per_second"], 48)
+            assert row["mfu"] is None  # of a CPU no peak is known
     assert_same(short_run(tmp_path), whole)  # nothing is left to do
 
 
@@ -145,9 +155,29 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     settings = dataclasses.replace(
         SETTINGS, checkpoint_every=1, optimizer=AdamW(float("inf"), warmup_steps=0)
     )
-    with pytest.raises(JpruneError, match="not finite at step 2: lower the learning rate"):
+    message = "parameters are not finite after step 1; there is no checkpoint; lower the learning"
+    with pytest.raises(JpruneError, match=message):
         short_run(tmp_path, settings=settings, validation=None)
-    assert saved_steps(tmp_path) == [1]
+    assert saved_steps(tmp_path) == []
+
+
+def test_a_bad_loss_leaves_the_last_good_checkpoint(tmp_path, whole, monkeypatch):
+    real = loop.train_step
+
+    def step(state, **arguments):
+        state, metrics = real(state, **arguments)
+        if int(state.step) < 8:
+            return state, metrics
+        params = {name: x * jnp.nan for name, x in state.params.items()}
+        return state.replace(params=params), metrics._replace(loss=jnp.nan)
+
+    message = f"loss is not finite at step 8; the checkpoint of step 6 is kept in {tmp_path}; lower"
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", step)
+        with pytest.raises(JpruneError, match=message):
+            short_run(tmp_path)
+    assert saved_steps(tmp_path) == [3, 6]
+    assert_same(short_run(tmp_path), whole)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +206,9 @@ def test_metrics_are_read_after_the_next_step_is_dispatched(whole, monkeypatch):
         return real_step(state, **arguments)
 
     def append(self, row):
-        events.append(f"step {row['step']}" if "loss" in row else "validation")
+        event = f"step {row['step']}" if "loss" in row else "validation"
+        if event != events[-1]:  # metrics.jsonl gets it at once
+            events.append(event)
         real_append(self, row)
 
     monkeypatch.setattr(loop, "train_step", step)
@@ -194,7 +226,7 @@ def test_metrics_are_read_after_the_next_step_is_dispatched(whole, monkeypatch):
 
 def test_a_bad_last_loss_is_found_without_checkpoints_too():
     settings = dataclasses.replace(SETTINGS, steps=2, optimizer=AdamW(float("inf"), warmup_steps=0))
-    with pytest.raises(JpruneError, match="not finite at step 2"):
+    with pytest.raises(JpruneError, match="loss is not finite at step 2; there is no checkpoint"):
         short_run(settings=settings, validation=None)
 
 
@@ -239,3 +271,77 @@ def test_default_dtype_follows_the_device():
     expected = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     assert TrainSettings(1, 1).dtype == expected
     assert TrainSettings(1, 1, compute_dtype="bfloat16").dtype == jnp.bfloat16
+
+
+def ragged():
+    """Windows of 96 tokens of which 3 to 90 count, the rest is padding."""
+    ids, lengths = windows(9, 96, seed=5), [3, 90, 20, 30, 60, 31, 64, 65, 10]
+    mask = np.arange(96)[None] < np.array(lengths)[:, None]
+    return TrainingSet(np.where(mask, ids, 0), mask, mask.astype(np.int32))
+
+
+def test_grouped_windows_have_the_losses_of_whole_ones(tmp_path, monkeypatch):
+    settings = dataclasses.replace(SETTINGS, group_by_length=True, steps=6, validate_every=0)
+    data, llama = ragged(), tiny(2, max_position_embeddings=96)
+    grouped = train(llama, data, settings).history
+    orders = Grouping(counted_lengths(data.mask), 96, 4, SETTINGS.seed)
+    assert len({orders.step(step)[1] for step in range(6)}) > 1  # several shapes
+    plain = dataclasses.replace(settings, group_by_length=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "batch_indices", lambda n, size, seed, step: orders.step(step)[0])
+        whole = train(llama, data, plain).history
+    for ours, theirs in zip(grouped, whole, strict=True):
+        np.testing.assert_allclose(list(ours.values()), list(theirs.values()), rtol=1e-5)
+    with monkeypatch.context() as patch:  # and a run that is interrupted goes on with them
+        stops = iter([False, False, True])
+        patch.setattr(loop, "sigterm", lambda: contextlib.nullcontext(lambda: next(stops)))
+        with pytest.raises(Interrupted):
+            train(llama, data, settings, checkpoint_dir=tmp_path)
+    assert train(llama, data, settings, checkpoint_dir=tmp_path).history == grouped
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"windows": WINDOWS[:0]}, "there are no windows to train on"),
+        ({"validation": VALIDATION[:0]}, "there are no windows to validate on"),
+        (
+            {"windows": windows(3, 65)},
+            "windows of 65 tokens to train on are longer than the 64",
+        ),
+        ({"validation": windows(3, 65)}, "65 tokens to validate on are longer than the 64"),
+        ({"windows": WINDOWS + 90}, "97"),
+        ({"settings": dataclasses.replace(SETTINGS, keep_best=True)}, "keep_best takes windows"),
+        (
+            {"settings": dataclasses.replace(SETTINGS, tensorboard=True)},
+            "tensorboard takes a",
+        ),
+    ],
+)
+def test_data_and_settings_that_cannot_be(arguments, message):
+    with pytest.raises(InputError, match=message):
+        short_run(**arguments)
+
+
+def test_the_best_checkpoint_is_kept_beside_the_last(tmp_path, monkeypatch):
+    losses = iter([3.0, 1.0, 2.0, 1.5, 1.2])
+    monkeypatch.setattr(loop, "mean_nll", lambda *args, **kwargs: next(losses))
+    settings = dataclasses.replace(
+        SETTINGS, checkpoint_every=3, validate_every=2, keep=2, keep_best=True
+    )
+    short_run(tmp_path, settings=settings)
+    assert saved_steps(tmp_path) == [4, 9, 10]
+    identity = json.loads((tmp_path / "training.json").read_text())
+    with Checkpoints(tmp_path, identity, keep_best=True) as store:
+        assert (store.best, store.latest) == (4, 10)
+        assert store.would_be_best(0.9) and not store.would_be_best(1.0)
+
+
+def test_a_notice_of_preemption_saves_and_stops(tmp_path, whole, monkeypatch):
+    asked = []
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "preempted", lambda step: asked.append(step) or step == 5)
+        with pytest.raises(Interrupted, match="after step 5; saved"):
+            short_run(tmp_path)
+    assert asked == [1, 2, 3, 4, 5] and saved_steps(tmp_path) == [3, 5]
+    assert_same(short_run(tmp_path), whole)
