@@ -92,13 +92,19 @@ def _dispatch(argv: list[str]) -> int:
     flags = parsing.parse(name, module, rest)
 
     from jprune.core.allocation import keep_freed_memory
-    from jprune.core.compilation import enable_compilation_cache, prefer_cublas
+    from jprune.core.compilation import (
+        enable_compilation_cache,
+        prefer_cublas,
+        prefer_determinism,
+    )
     from jprune.pipeline.interruption import interruptible
 
     with _shown_log(), contextlib.ExitStack() as stack:
         enable_compilation_cache()
         keep_freed_memory()
         prefer_cublas()
+        if "deterministic" in flags and flags.deterministic:
+            prefer_determinism()
         # Until all processes are there SIGTERM ends this one as any other program: nothing has
         # begun, and the wait for them could not be interrupted.
         _spread(flags, stack)

@@ -24,6 +24,12 @@ def define(flags: FlagValues) -> None:
     configs.define(flags)
     flag.text(flags, "workdir", None, "folder of the results")
     flag.switch(flags, "dry_run", "only say which stages would run, why, and how large all will be")
+    flag.switch(
+        flags,
+        "deterministic",
+        "the same bits in every run on GPUs too, at some cost of speed: training that is resumed "
+        "then has exactly the losses of training that was not",
+    )
     common.define_distributed(flags)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from jprune.core.progress import log
 
 _TRITON = "xla_gpu_enable_triton_gemm"
+_DETERMINISTIC = "xla_gpu_deterministic_ops"
 _CUDA_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
 
 
@@ -44,9 +45,26 @@ def prefer_cublas() -> None:
     perplexity 0.48 instead of 0.50 s, and both compiled faster. Must be called before JAX looks for
     devices. A word of the user's own in XLA_FLAGS counts.
     """
+    if any(map(importlib.util.find_spec, _CUDA_PLUGINS)):
+        _set_flag(_TRITON, "false")
+
+
+def prefer_determinism() -> None:
+    """Has XLA take kernels on NVIDIA cards that give the same bits in every run, if slower ones.
+
+    Without it sums are added in whatever order threads come, and kernels are chosen by measuring
+    them. On CPUs and TPUs programs are deterministic as they are. Must be called before JAX looks
+    for devices: after that nothing in the process can change it. A word of the user's own in
+    XLA_FLAGS counts.
+    """
+    if any(map(importlib.util.find_spec, _CUDA_PLUGINS)):
+        _set_flag(_DETERMINISTIC, "true")
+
+
+def _set_flag(name: str, value: str) -> None:
     flags = os.environ.get("XLA_FLAGS", "")
-    if any(map(importlib.util.find_spec, _CUDA_PLUGINS)) and _TRITON not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} --{_TRITON}=false".strip()
+    if name not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --{name}={value}".strip()
 
 
 def _user_cache() -> Path:

@@ -74,3 +74,17 @@ def test_xla_knows_the_flag():
     """It would end the process otherwise."""
     done = run(JPRUNE_CACHE="off", XLA_FLAGS=f"--{compilation._TRITON}=false")
     assert done.returncode == 0, done.stderr
+
+
+def test_determinism_where_jax_runs_on_nvidia_cards(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=here")
+    monkeypatch.setattr(compilation, "_CUDA_PLUGINS", ("no_such_plugin",))
+    compilation.prefer_determinism()
+    assert os.environ["XLA_FLAGS"] == "--xla_dump_to=here"
+    monkeypatch.setattr(compilation, "_CUDA_PLUGINS", ("json",))
+    compilation.prefer_determinism()
+    compilation.prefer_determinism()
+    assert os.environ["XLA_FLAGS"] == "--xla_dump_to=here --xla_gpu_deterministic_ops=true"
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_deterministic_ops=false")
+    compilation.prefer_determinism()
+    assert os.environ["XLA_FLAGS"] == "--xla_gpu_deterministic_ops=false"

@@ -8,23 +8,28 @@ Prints JSON: for each job, the bytes that a chip holds and how often splash atte
 import functools
 import json
 import math
+import re
 import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import topologies
-from jax.sharding import NamedSharding
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jprune.checkpoints.placement import bytes_per_device
 from jprune.core.mesh import parse_mesh, partition_spec
 from jprune.evaluate import candidates
-from jprune.llama import Llama
+from jprune.llama import Llama, named_params, stack
 from jprune.llama.blockwise import advance, ends, nll_sums, start
 from jprune.llama.model import anonymous
+from jprune.llama.names import leaf_name
 from jprune.llama.params import llama_spec
 from jprune.measure.shapes import shape_named
+from jprune.retrain import ADAPTERS, AdamW, Batch, adamw, next_token_loss, split, train_step
+from jprune.retrain.step import init_state
 from jprune.scores import taylor
+from jprune.transforms import add_lora
 
 
 def main(topology: str, mesh_text: str, jobs: list[str]) -> None:
@@ -108,7 +113,56 @@ def taylor_scores(mesh, llama, ids):
     return programs, [h, kept] * llama.num_layers
 
 
-JOBS = {"perplexity": perplexity, "leave_one_out": leave_one_out, "taylor": taylor_scores}
+def lora(mesh, llama, ids):
+    """A step of LoRA training on all projections: micro-batches of 16 windows, recomputed.
+
+    Without dropout, whose random numbers take the compiler minutes.
+    """
+    adapted = jax.eval_shape(lambda llama: add_lora(dropout=0.0)(stack(llama)), llama)
+    specs = {name: leaf.sharding.spec for name, leaf in named_params(llama).items()}
+
+    def sharding(name):
+        """That of a parameter of the stack, an adapter's beside its kernel."""
+        stem, factor = re.fullmatch(r"(.*?)(?:\.kernel\.(kernel|a|b))?", name).groups()
+        if factor:
+            stem += ".kernel"
+        spec = [*specs[stem.replace("stacked.", "")]]
+        spec = {"a": [spec[0], None], "b": [None, spec[-1]]}.get(factor, spec)
+        stacked = [None] if "stacked" in name else []
+        return NamedSharding(mesh, PartitionSpec(*stacked, *spec))
+
+    def place(path, leaf):
+        place = sharding(leaf_name(path))
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+
+    params, rest = split(jax.tree_util.tree_map_with_path(place, adapted), ADAPTERS)
+    optimizer = adamw(AdamW(), 1000)
+    state = jax.eval_shape(lambda params: init_state(params, optimizer), params)
+
+    def place_state(path, leaf):
+        names = [key.key for key in path if hasattr(key, "key")]
+        place = params[names[-1]].sharding if names else NamedSharding(mesh, PartitionSpec())
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+
+    state = jax.tree_util.tree_map_with_path(place_state, state)
+    shape = (ids.shape[0] // 16, 16, ids.shape[1])
+    axes = (None, "batch", None)
+    batch = Batch(*(array(mesh, shape, dtype, *axes) for dtype in (jnp.int32, bool)))
+
+    def step(state, rest, batch):
+        objective = jax.tree_util.Partial(next_token_loss)
+        how = {"optimizer": optimizer, "dtype": jnp.bfloat16, "remat": True}
+        return train_step(state, rest, batch, jax.random.key(0), objective, **how)
+
+    return [(step, state, rest, batch)], [state]
+
+
+JOBS = {
+    "perplexity": perplexity,
+    "leave_one_out": leave_one_out,
+    "taylor": taylor_scores,
+    "lora": lora,
+}
 
 
 def figures_of(llama, programs, held) -> dict[str, float]:

@@ -34,13 +34,13 @@ def compiled(request):
         "PYTHONPATH": str(ROOT),
     }
     script = pathlib.Path(__file__).with_name("compile_for_tpu.py")
-    jobs = ["perplexity:32x2048", "leave_one_out:12x128", "taylor:12x128"]
+    jobs = ["perplexity:32x2048", "leave_one_out:12x128", "taylor:12x128", "lora:64x256"]
     done = subprocess.run(
         [sys.executable, script, topology, "fsdp:4,tensor:2", *jobs],
         env=env,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1200,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1]), gib * GIB
