@@ -4,6 +4,7 @@
     jprune bench --suite=masks --shape=llama2-7b --repeats=1
     jprune bench --suite=search --shape=llama2-7b --repeats=9
     jprune bench --suite=generate --shape=llama2-7b --batch=1,16,64
+    jprune bench --suite=retrain --shape=llama2-7b --micro_batch=32
     jprune bench --suite=scores --model=DIR
 
 A shape has random weights. Each job runs once to compile and then several times; the median counts.
@@ -35,6 +36,7 @@ from jprune.measure import (
     measure_ceilings,
     peak_bytes,
     peak_flops,
+    retrain_jobs,
     score_jobs,
     search_jobs,
     shape_named,
@@ -46,6 +48,12 @@ SUITES: dict[str, Callable[..., list[Job]]] = {
     "masks": mask_jobs,
     "search": search_jobs,
     "generate": generate_jobs,
+    "retrain": retrain_jobs,
+}
+# Flags that the jobs of one suite alone have, with the names of their arguments.
+OPTIONS = {
+    "generate": {"batch": "batches", "prompt_length": "prompt_length", "new_tokens": "new_tokens"},
+    "retrain": {"micro_batch": "micro_batch", "remat": "remat"},
 }
 
 # Seconds on one H200 at the Llama-2-7B shape in bfloat16: the published loops in PyTorch, and what
@@ -58,6 +66,7 @@ TARGETS: dict[tuple[str, str, str], dict[str, tuple[float | None, ...]]] = {
     },
     ("masks", "llama2-7b", "H200"): {"reference": (35.5, 221.0), "goal": (18.0, 45.0)},
     ("search", "llama2-7b", "H200"): {"goal_ratio": (None, 1.1)},
+    ("retrain", "llama2-7b", "H200"): {"reference": (1.80, None, None), "goal": (0.80, None, None)},
     ("generate", "llama2-7b", "H200"): {
         "reference": (3.19, 3.40, 2.63),
         "goal": (0.48, 0.55, 0.70),
@@ -74,6 +83,10 @@ def define(flags: FlagValues) -> None:
     flag.texts(flags, "batch", "prompts at a time, of generate; by default 1,16,64")
     flag.integer(flags, "prompt_length", None, "tokens of a prompt; by default 12", at_least=1)
     flag.integer(flags, "new_tokens", None, "after each prompt; by default 128", at_least=1)
+    flag.integer(
+        flags, "micro_batch", None, "windows of a pass, of retrain; by default 16", at_least=1
+    )
+    flag.switch(flags, "remat", "recompute activations, of retrain: less memory, more time")
 
 
 def run(flags: Flags) -> int:
@@ -122,23 +135,23 @@ def run(flags: Flags) -> int:
 
 
 def _options(flags: Flags) -> dict[str, Any]:
-    """What the flags say of the jobs of the suite `generate`."""
-    given: dict[str, Any] = {
-        name: flags[name].value
-        for name in ("prompt_length", "new_tokens")
-        if flags[name].value is not None
-    }
-    if flags.batch:
-        sizes = [int(size) if size.strip().isdigit() else 0 for size in flags.batch]
-        if 0 in sizes:
-            raise InputError(f"--batch={','.join(flags.batch)}: give integers from 1 on, as 1,16")
-        given["batches"] = sizes
-    if given and flags.suite != "generate":
-        raise InputError(
-            "--batch, --prompt_length and --new_tokens are of the suite generate: add "
-            "--suite=generate"
-        )
+    """What the flags say that the jobs of one suite alone have."""
+    given = {}
+    for suite, names in OPTIONS.items():
+        for name, argument in names.items():
+            if flags[name].value in (None, [], False):
+                continue
+            if suite != flags.suite:
+                raise InputError(f"--{name} is of the suite {suite}: add --suite={suite}")
+            given[argument] = _sizes(flags.batch) if name == "batch" else flags[name].value
     return given
+
+
+def _sizes(texts: list[str]) -> list[int]:
+    sizes = [int(size) if size.strip().isdigit() else 0 for size in texts]
+    if 0 in sizes:
+        raise InputError(f"--batch={','.join(texts)}: give integers from 1 on, as 1,16")
+    return sizes
 
 
 def _model(flags: Flags) -> Llama:

@@ -6,6 +6,7 @@ from jprune.measure.compilations import compilations
 from jprune.measure.devices import peak_bytes
 from jprune.measure.generate import generate_jobs
 from jprune.measure.masks import mask_jobs
+from jprune.measure.retrain import retrain_jobs
 from jprune.measure.scores import score_jobs
 from jprune.measure.search import search_jobs
 from jprune.measure.shapes import SHAPES, Shape, shape_named
@@ -24,6 +25,7 @@ __all__ = [
     "measure_ceilings",
     "peak_bytes",
     "peak_flops",
+    "retrain_jobs",
     "score_jobs",
     "search_jobs",
     "shape_named",

@@ -1,7 +1,5 @@
 """Runs side by side: mean and spread over seeds, and what is left of a reference's perplexity."""
 
-import math
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,33 +8,13 @@ from jprune.core.errors import InputError
 from jprune.report.comparable import Run, check_comparable, read_runs
 from jprune.report.reading import Evaluation
 from jprune.report.retraining import recovered
+from jprune.report.spread import Spread
 
 BEFORE = "before"
 
 # Keys that change how a run goes, but none of the figures that are compared.
 _FREE_KEYS = ("model", "mesh", "compare", "offload")
 _FREE_PREFIX = "curve_"
-
-
-@dataclass(frozen=True)
-class Spread:
-    """The mean of n values, and their sample standard deviation (n - 1 below the root)."""
-
-    mean: float
-    deviation: float | None
-    n: int
-
-    @classmethod
-    def of(cls, values: Sequence[int | float | None]) -> "Spread | None":
-        """The spread of values; None unless all of them were measured."""
-        known = [float(value) for value in values if value is not None]
-        if not known or len(known) < len(values):
-            return None
-        finite = all(map(math.isfinite, known))
-        deviation = None
-        if len(known) > 1:
-            deviation = statistics.stdev(known) if finite else math.nan
-        return cls(statistics.fmean(known), deviation, len(known))
 
 
 @dataclass(frozen=True)

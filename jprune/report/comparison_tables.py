@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jprune.report import tables
-from jprune.report.comparison import BEFORE, Comparison, Figure, Row, Spread, is_free
+from jprune.report.comparison import BEFORE, Comparison, Figure, Row, is_free
 from jprune.report.fields import mapping
 from jprune.report.names import group_names, short_names, spread_text
 from jprune.report.sections import protocol_text, removed_text, unit_list
+from jprune.report.spread import Spread
 from jprune.report.tables import Cell, Table
 
 # Settings of the criterion; a column shows those that differ between the rows.

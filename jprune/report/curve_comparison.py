@@ -7,10 +7,11 @@ from typing import Any
 from jprune.core.errors import InputError
 from jprune.report import tables
 from jprune.report.comparable import Run, check_protocol, read_runs
-from jprune.report.comparison import Spread, seed_groups
+from jprune.report.comparison import seed_groups
 from jprune.report.names import group_names, spread_text
 from jprune.report.sections import protocol_text
 from jprune.report.sparsity import SparsityCurve, SparsitySeries
+from jprune.report.spread import Spread
 from jprune.report.tables import Cell, Table
 
 

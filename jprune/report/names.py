@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from jprune.report import tables
 from jprune.report.comparable import Run
-from jprune.report.comparison import Spread
+from jprune.report.spread import Spread
 
 _PART = re.compile(r"@\d+/\d+$")
 _ENDING = re.compile(r"(?<=.)(\.(txt|raw|tokens|jsonl?|parquet|npz))?(\.gz)?$")

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jprune.report.comparison import Spread
 from jprune.report.names import brief_names, spread_text
 from jprune.report.objectives import (
     BASE,
@@ -20,6 +19,7 @@ from jprune.report.objectives import (
 from jprune.report.reading import RunRecord
 from jprune.report.searches import DEPTH, REMOVAL
 from jprune.report.sections import protocol_text
+from jprune.report.spread import Spread
 from jprune.report.tables import Cell, Table
 
 

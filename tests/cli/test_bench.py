@@ -6,7 +6,7 @@ import json
 import pytest
 
 from jprune.cli import bench
-from jprune.measure import ceilings, mask_jobs, score_jobs, search_jobs
+from jprune.measure import ceilings, mask_jobs, retrain_jobs, score_jobs, search_jobs
 from tests.tiny import tiny
 
 
@@ -16,6 +16,8 @@ def small(monkeypatch):
     monkeypatch.setitem(bench.SUITES, "scores", few)
     few = functools.partial(mask_jobs, calibration=(2, 16))
     monkeypatch.setitem(bench.SUITES, "masks", few)
+    few = functools.partial(retrain_jobs, batch=(4, 16), remove=1)
+    monkeypatch.setitem(bench.SUITES, "retrain", few)
     few = functools.partial(search_jobs, evaluation=(2, 16), remove=1)
     monkeypatch.setitem(bench.SUITES, "search", few)
     monkeypatch.setitem(ceilings.MATRIX, "cpu", 64)
@@ -77,6 +79,18 @@ def test_refusals(refused, model):
     assert "unknown shape 'lama2-7b'" in refused("bench", "--shape=lama2-7b")
 
 
+def test_the_suite_of_retraining(jprune, model, small, tmp_path):
+    out = tmp_path / "bench.json"
+    arguments = ("--suite=retrain", f"--model={model}", "--repeats=1", f"--out={out}")
+    status, printed, _ = jprune("bench", *arguments, "--micro_batch=2", "--remat")
+    assert status == 0 and "LoRA step, 3 blocks, 4 x 16 tokens" in printed
+    data = json.loads(out.read_text())
+    whole, short, full = data["jobs"]
+    assert short["flops"] < whole["flops"] and full["flops"] > 0
+    for job in data["jobs"]:
+        assert job["tokens_per_second"] == pytest.approx(4 * 16 / job["seconds"])
+
+
 def test_the_suite_of_generation(jprune, model, small, tmp_path):
     out = tmp_path / "bench.json"
     arguments = ("--suite=generate", f"--model={model}", "--repeats=1", f"--out={out}")
@@ -94,7 +108,8 @@ def test_the_suite_of_generation(jprune, model, small, tmp_path):
     ("flags", "message"),
     [
         (["--suite=generate", "--batch=1,x"], "--batch=1,x: give integers from 1 on"),
-        (["--batch=1"], "are of the suite generate: add --suite=generate"),
+        (["--batch=1"], "--batch is of the suite generate: add --suite=generate"),
+        (["--remat"], "--remat is of the suite retrain: add --suite=retrain"),
     ],
 )
 def test_bad_sizes(refused, model, flags, message):
