@@ -109,7 +109,7 @@ def _updated(
 def _added(kernel: Leaf, a: Leaf, b: Leaf, mask: Mask | None, scale: float) -> Leaf:
     if isinstance(kernel, Masked):
         below = kernel.kernel
-        return fold_masks(kernel.replace(kernel=_added(below, a, b, mask, scale)))
+        return _zeroed(kernel.replace(kernel=_added(below, a, b, mask, scale)))
     kernel = fold(kernel)
     kept = None if mask is None else unpack(mask)
     if isinstance(kernel, jax.Array) and not isinstance(kernel, jax.core.Tracer):
@@ -118,7 +118,7 @@ def _added(kernel: Leaf, a: Leaf, b: Leaf, mask: Mask | None, scale: float) -> L
     return np.asarray(result) if isinstance(kernel, np.ndarray) else result
 
 
-def fold_masks(kernel: Masked) -> Masked:
+def _zeroed(kernel: Masked) -> Masked:
     """A masked kernel whose array is exactly zero under the false entries of the mask."""
     return kernel.replace(kernel=fold(kernel))
 
@@ -148,7 +148,7 @@ def _replaced(llama: Llama, parameters: Mapping[str, np.ndarray]) -> Llama:
         if isinstance(old, Masked):
             inner = old.kernel
             plain = inner.kernel if isinstance(inner, Lora) else inner
-            return fold_masks(old.replace(kernel=in_place_of(plain, new)))
+            return _zeroed(old.replace(kernel=in_place_of(plain, new)))
         return in_place_of(old.kernel if isinstance(old, Lora) else old, new)
 
     result = jax.tree_util.tree_map_with_path(visit, llama, is_leaf=is_kernel)
