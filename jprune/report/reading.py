@@ -27,10 +27,9 @@ _FIRST, _LAST = "before", "after"
 # States of the model in order; others are between the first two.
 _ORDER = {_FIRST: 0, _LAST: 2, "retrained": 3}
 # Files beside the scores that say what the rates of sparsity come from.
-_RATES: Mapping[str, Callable[..., Any]] = {
-    "statistics": parse_statistics,
-    "allocation": parse_allocation,
-}
+_RATES: Mapping[str, Callable[..., Any]] = dict(
+    statistics=parse_statistics, allocation=parse_allocation
+)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -27,6 +28,20 @@ def short_run(folder=None, **changes):
     arguments = {"validation": VALIDATION, "checkpoint_dir": folder} | changes
     settings = arguments.pop("settings", SETTINGS)
     return train(tiny(2), arguments.pop("windows", WINDOWS), settings, **arguments)
+
+
+def assert_same(result, whole):
+    """Two runs have every figure and every weight in common, bit for bit."""
+    assert result.history == whole.history
+    for ours, theirs in zip(
+        jax.tree.leaves(result.llama), jax.tree.leaves(whole.llama), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def saved_steps(folder):
+    """The steps that have checkpoints."""
+    return sorted(int(path.name) for path in (folder / "steps").iterdir() if path.name.isdigit())
 
 
 def send_at(number, step, monkeypatch=None):
