@@ -31,6 +31,25 @@ def _check_types_at_run_time() -> None:
 _check_types_at_run_time()
 
 
+# Every compiled program takes a few of the memory maps that Linux gives a process, 65,530 in all;
+# without any left, compilation crashes.
+MOST_MAPS = 20_000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_programs():
+    """Lets compiled programs go when there are many: the cache on disk has them."""
+    yield
+    maps = pathlib.Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+        import gc
+
+        import jax
+
+        jax.clear_caches()
+        gc.collect()
+
+
 @pytest.fixture(scope="session")
 def gcs_server():
     """A stand-in for Google Cloud Storage, one for all: TensorStore keeps to the first it saw."""
