@@ -53,6 +53,24 @@ def read_documents(path: str, field: str | None = None) -> Iterator[str]:
         yield from text_of_rows(rows, path, field)
 
 
+def read_rows(path: str) -> Iterator[tuple[str, Any]]:
+    """The rows of a file with fields, each with its position for messages.
+
+    Raises:
+      InputError: the file cannot be read or is corrupt (with the line), or is of no kind with rows.
+    """
+    kind = extension(path)
+    if kind == ".parquet":
+        yield from _parquet_rows(path)
+    elif kind == ".json":
+        yield from _json(path)
+    elif kind in LINES:
+        yield from _json_lines(path, kind.endswith(".gz"))
+    else:
+        ends = ", ".join((*LINES, ".json", ".parquet"))
+        raise InputError(f"{path} has no rows with fields; such a file ends in one of {ends}")
+
+
 def text_of_rows(
     rows: Iterable[tuple[str, Any]], where: str, field: str | None = None
 ) -> Iterator[str]:
@@ -202,24 +220,37 @@ def _has_row_per_line(path: str) -> bool:
 
 def _parquet(path: str, field: str | None) -> Iterator[str]:
     import pyarrow as pa
+
+    def columns(schema: pa.Schema) -> list[str]:
+        strings = {
+            column.name: pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+            for column in schema
+        }
+        chosen.append(text_field(strings, path, field))
+        instruction = [name for name in ("instruction", "input", "output") if name in strings]
+        return instruction if chosen[0] is None else [chosen[0]]
+
+    chosen: list[str | None] = []
+    rows = _parquet_rows(path, columns)
+    for first in rows:  # only now is the schema known
+        yield from text_of_rows(itertools.chain([first], rows), path, chosen[0])
+
+
+def _parquet_rows(
+    path: str, columns: Callable[[Any], list[str]] | None = None
+) -> Iterator[tuple[str, Any]]:
+    """The rows of a parquet file, of the columns that `columns` names for its schema, or of all."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     with _open(path) as file:
         try:
             table = pq.ParquetFile(file)
-            strings = {
-                column.name: pa.types.is_string(column.type)
-                or pa.types.is_large_string(column.type)
-                for column in table.schema_arrow
-            }
-            chosen = text_field(strings, path, field)
-            instruction = [name for name in ("instruction", "input", "output") if name in strings]
-            columns = instruction if chosen is None else [chosen]
-            row = 0
-            for batch in table.iter_batches(batch_size=1024, columns=columns):
-                numbered = ((f"row {row + i}", r) for i, r in enumerate(batch.to_pylist(), 1))
-                yield from text_of_rows(numbered, path, chosen)
-                row += batch.num_rows
+            chosen = None if columns is None else columns(table.schema_arrow)
+            done = 0
+            for batch in table.iter_batches(batch_size=1024, columns=chosen):
+                yield from ((f"row {done + i}", r) for i, r in enumerate(batch.to_pylist(), 1))
+                done += batch.num_rows
         except (pa.ArrowException, OSError) as error:
             message = str(error).splitlines()[0]
             raise InputError(f"{os.fspath(path)}: corrupt parquet file ({message})") from None

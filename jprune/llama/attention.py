@@ -1,10 +1,10 @@
 """Causal grouped-query attention, behind one dispatcher."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jprune.llama.splash import splash_attention
 
@@ -66,13 +66,19 @@ def attend(
     v: Float[Array, "batch length kv_heads head_dim"],
     implementation: str = "auto",
     window: int | None = None,
+    visible: Bool[Array, "batch length length"] | None = None,
 ) -> Float[Array, "batch length heads head_dim"]:
     """softmax(q k^T / sqrt(head_dim) + causal mask) v, each kv head serving heads / kv_heads heads.
 
     With a sliding `window` (Mistral) position i sees positions i - window + 1 to i, else all up to
     i. The softmax is in float32. Lengths that flash attention does not take are padded at the end,
     which a causal mask makes invisible to the positions that are kept.
+
+    With `visible` position i sees position j where visible[:, i, j], whatever the other arguments:
+    no flash attention takes that.
     """
+    if visible is not None:
+        return plain_attention(q, k, v, visible=visible)
     resolved = resolve(implementation, q.shape[1], q.shape[-1], q.dtype)
     if resolved == "cudnn":
         return _cudnn(q, k, v, window)
@@ -101,6 +107,7 @@ def plain_attention(
     k: Float[Array, "batch length kv_heads head_dim"],
     v: Float[Array, "batch length kv_heads head_dim"],
     window: int | None = None,
+    visible: Bool[Array, "batch length length"] | None = None,
 ) -> Float[Array, "batch length heads head_dim"]:
     """`attend` by two matrix products through XLA, for any device and length."""
     dtype = q.dtype
@@ -108,9 +115,9 @@ def plain_attention(
         # XLA has no half-precision product with float32 accumulation on CPUs.
         q, k, v = (x.astype(jnp.float32) for x in (q, k, v))
     precision = "highest" if q.dtype == jnp.float32 else "default"
-    reach = _reach(window, q.shape[1])
+    mask: dict[str, Any] = {"is_causal": True, "local_window_size": _reach(window, q.shape[1])}
+    if visible is not None:
+        mask = {"mask": visible[:, None]}
     with jax.default_matmul_precision(precision):
-        out = jax.nn.dot_product_attention(
-            q, k, v, is_causal=True, local_window_size=reach, implementation="xla"
-        )
+        out = jax.nn.dot_product_attention(q, k, v, implementation="xla", **mask)
     return out.astype(dtype)

@@ -6,7 +6,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from jprune.core.mesh import constrain
 from jprune.llama.attention import attend
@@ -27,7 +27,11 @@ Tap = Callable[[str, Array], None]
 
 @struct.dataclass
 class Context:
-    """What every block of a pass shares: rotation tables, static widths, attention kernel."""
+    """What every block of a pass shares: rotation tables, static widths, attention kernel.
+
+    Where `visible` is given, it says which positions each one attends to, in place of a causal mask
+    and a sliding window.
+    """
 
     cos: Float[Array, "*batch length half"]
     sin: Float[Array, "*batch length half"]
@@ -37,6 +41,7 @@ class Context:
     window: int | None = struct.field(pytree_node=False, default=None)
     norm_offset: float = struct.field(pytree_node=False, default=0.0)
     activation: str = struct.field(pytree_node=False, default="silu")
+    visible: Bool[Array, "batch length length"] | None = None
 
 
 def context(config: LlamaConfig, length: int, attention: str = "auto") -> Context:
@@ -125,7 +130,7 @@ def attention_out(
     if attn.q_norm is not None:
         q, k = rms_norm(q, attn.q_norm, ctx.eps), rms_norm(k, attn.k_norm, ctx.eps)
     q, k = apply_rope(q, ctx.cos, ctx.sin), apply_rope(k, ctx.cos, ctx.sin)
-    out = attend(q, k, v, ctx.attention, ctx.window).reshape(*x.shape[:2], -1)
+    out = attend(q, k, v, ctx.attention, ctx.window, ctx.visible).reshape(*x.shape[:2], -1)
     tap("attn_out", out)
     return affine(out, attn.o, o_key)
 
