@@ -101,6 +101,11 @@ def _check(flags: Flags) -> None:
             raise InputError(f"--{name} is for --tasks=..., which is missing")
     if flags.include_path and not flags.harness:
         raise InputError("--include_path is for tasks of lm-eval; add --harness")
+    if flags.harness and flags.data_dir and not flags.data:
+        raise InputError(
+            "--data_dir serves the tasks of jprune, not those of lm-eval: leave out --harness, or "
+            "name a yaml file with dataset_path: json"
+        )
     on_writer(lambda: _check_items_file(flags.log_items))
 
 

@@ -241,7 +241,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    # Run as a script this is another module than the one that lm-eval's registry may meet.
-    from jprune.evaluate import lm_eval_adapter
-
-    sys.exit(lm_eval_adapter.main())
+    sys.exit(main())
