@@ -12,6 +12,7 @@ from jprune.evaluate.multiple_choice import (
     answer_tasks,
     averages,
     evaluate_tasks,
+    task_correct,
     task_questions,
 )
 from jprune.evaluate.perplexity import (
@@ -46,6 +47,7 @@ __all__ = [
     "averages",
     "evaluate_tasks",
     "log_likelihoods",
+    "task_correct",
     "task_questions",
     "PROTOCOLS",
     "EvaluationSet",

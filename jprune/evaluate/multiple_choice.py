@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from jprune.core.errors import InputError
 from jprune.data.rows import named_rows
@@ -74,6 +74,12 @@ class TaskQuestions:
     questions: tuple[Question, ...]
     requests: tuple[tuple[Request, ...], ...]
 
+    def take(self, items: Sequence[int] | Int[np.ndarray, " items"]) -> "TaskQuestions":
+        """The questions of these numbers, in this order."""
+        questions = tuple(self.questions[int(item)] for item in items)
+        requests = tuple(self.requests[int(item)] for item in items)
+        return dataclasses.replace(self, questions=questions, requests=requests)
+
 
 @dataclasses.dataclass(frozen=True)
 class TaskAnswers:
@@ -85,7 +91,7 @@ class TaskAnswers:
     """
 
     asked: TaskQuestions
-    log_likelihoods: tuple[Float[np.ndarray, " choices"], ...]
+    log_likelihoods: tuple[Float[np.ndarray, " _"], ...]
 
     def correct(self, metric: str) -> Bool[np.ndarray, " questions"]:
         """Whether each question is answered right under a metric; of equals, the first counts."""
@@ -163,6 +169,27 @@ def answer_tasks(llama: Llama, asked: Sequence[TaskQuestions]) -> list[TaskAnswe
     ends = np.cumsum([len(requests) for requests in flat])[:-1]
     by_question = iter(np.split(values, ends))
     return [TaskAnswers(one, tuple(next(by_question) for _ in one.questions)) for one in asked]
+
+
+def task_correct(
+    llama: Llama,
+    asked: TaskQuestions,
+    items: Sequence[int] | Int[np.ndarray, " items"] | None = None,
+    metric: str | None = None,
+) -> Float[np.ndarray, " items"]:
+    """1 for every question that a model answers right, 0 for the others.
+
+    These are the numbers of an `Objective` of search that is to be maximised.
+
+    Args:
+      llama: a model in any form.
+      asked: the questions of a task.
+      items: which of them, by number; None for all.
+      metric: "acc" or "acc_norm"; by default the last that the task has.
+    """
+    chosen = asked if items is None else asked.take(items)
+    (answers,) = answer_tasks(llama, [chosen])
+    return answers.correct(metric or asked.task.metrics[-1]).astype(np.float64)
 
 
 def evaluate_tasks(

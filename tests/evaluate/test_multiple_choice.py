@@ -19,6 +19,7 @@ from jprune.evaluate import (
     answer_tasks,
     averages,
     evaluate_tasks,
+    task_correct,
     task_questions,
 )
 from jprune.llama import forward
@@ -84,6 +85,21 @@ def test_several_tasks_and_a_limit(data):
     figures = [(m.task, m.metric, m.n) for one in found for m in one.metrics]
     assert figures == [("openbookqa", "acc", 1), ("openbookqa", "acc_norm", 1), ("piqa", "acc", 2)]
     assert math.isnan(found[0].metrics[0].stderr)
+
+
+def test_single_items_for_a_search(data):
+    llama = tiny(1)
+    (asked,) = task_questions(["piqa"], Words(), data_dir=data)
+    right = [item["acc"] for item in answer_tasks(llama, [asked])[0].items()]
+    assert task_correct(llama, asked).tolist() == right
+    assert task_correct(llama, asked, [2, 0]).tolist() == [right[2], right[0]]
+    assert asked.take([2, 0]).requests == (asked.requests[2], asked.requests[0])
+    (other,) = task_questions(["openbookqa"], Words(), data_dir=data)
+    (answers,) = answer_tasks(llama, [other])
+    for metric in ("acc", "acc_norm"):
+        expected = answers.correct(metric).tolist()
+        assert task_correct(llama, other, metric=metric).tolist() == expected
+    assert task_correct(llama, other).tolist() == answers.correct("acc_norm").tolist()
 
 
 def answers_of(rows, choices, right, name="hellaswag"):
