@@ -24,7 +24,7 @@ from jprune.core.errors import InputError, Interrupted, JpruneError
 from jprune.core.mesh import use_mesh
 from jprune.core.version import __version__
 from jprune.data import calibration_windows, evaluation_windows
-from jprune.evaluate import Removal, StitchedModels, perplexity
+from jprune.evaluate import Removal, StitchedModels, evaluate_tasks, perplexity
 from jprune.llama import (
     Block,
     Llama,
@@ -123,6 +123,7 @@ __all__ = [
     "drop_blocks",
     "drop_sublayers",
     "drop_units",
+    "evaluate_tasks",
     "evaluation_windows",
     "export_huggingface",
     "export_peft",

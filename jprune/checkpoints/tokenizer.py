@@ -52,9 +52,9 @@ class Tokenizer:
 
     def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
         """The ids of a text."""
-        if self._plain is None or add_special_tokens:
+        if self._plain is None or (add_special_tokens and not self._has_specials):
             return self.hf.encode(text, add_special_tokens=add_special_tokens)
-        return self._plain.encode(text, add_special_tokens=False).ids
+        return self._plain.encode(text, add_special_tokens=add_special_tokens).ids
 
     def encode_batch(
         self, texts: Sequence[str], add_special_tokens: bool = False
@@ -62,9 +62,10 @@ class Tokenizer:
         """The ids of each of several texts."""
         if not texts:
             return []
-        if self._plain is None or add_special_tokens:
+        if self._plain is None or (add_special_tokens and not self._has_specials):
             return self.hf(list(texts), add_special_tokens=add_special_tokens)["input_ids"]
-        return [e.ids for e in self._plain.encode_batch(list(texts), add_special_tokens=False)]
+        encoded = self._plain.encode_batch(list(texts), add_special_tokens=add_special_tokens)
+        return [one.ids for one in encoded]
 
     def decode(self, ids: Iterable[SupportsIndex], skip_special_tokens: bool = True) -> str:
         """The text of ids."""
@@ -140,6 +141,19 @@ class Tokenizer:
         backend.no_truncation()
         backend.no_padding()
         return backend
+
+    @functools.cached_property
+    def _has_specials(self) -> bool:
+        """Whether tokenizer.json adds the special tokens that transformers adds to a text.
+
+        It adds those that the settings ask for, in place of those of the file, where they do.
+        """
+        if not {"add_bos_token", "add_eos_token"} & self._settings.keys():
+            return True
+        text, ids = (self._plain.encode("a", add_special_tokens=add).ids for add in (False, True))
+        bos = [self.bos_token_id] if self._settings.get("add_bos_token") else []
+        eos = [self.eos_token_id] if self._settings.get("add_eos_token") else []
+        return ids == [i for i in (*bos, *text, *eos) if i is not None]
 
     def _special_id(self, key: str) -> int | None:
         if self._plain is None:

@@ -24,7 +24,7 @@ COMMANDS = {
     "prune": "drop blocks or sublayers and save the smaller model",
     "merge": "merge finetunes of one model into one",
     "apply": "rebuild a model from its recipe",
-    "eval": "perplexity on one or several data sources",
+    "eval": "perplexity on data sources, accuracy on zero-shot tasks",
     "generate": "text that a model writes after a prompt",
     "export": "save a model for Hugging Face or as an Orbax checkpoint",
     "report": "rebuild the page of a finished run, or compare several runs in one table",

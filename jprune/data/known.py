@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from jprune.core import InputError, as_path, log
@@ -142,13 +142,13 @@ def _hub_table(name: str, purpose: Purpose) -> Any:
 
 
 def local_copy(
-    name: str, purpose: Purpose, data_dir: str
+    name: str, purpose: Purpose, data_dir: str, splits: Sequence[str] = ()
 ) -> tuple[tuple[str, ...], str | None] | None:
     """Files and split that serve a known name from `data_dir/name.*` or `data_dir/name/`.
 
     Where file or folder names tell the splits apart, the purpose's split is taken: test for
-    evaluation and train for calibration, else validation for either. Files of one kind in the
-    folder are read one after the other.
+    evaluation and train for calibration, else validation for either; or the first of `splits`
+    that is there. Files of one kind in the folder are read one after the other.
 
     Returns:
       The files in order and their split (None if the names tell nothing), or None if `data_dir`
@@ -169,12 +169,11 @@ def local_copy(
         if inside.is_dir():
             raise InputError(f"{inside} has no text file ({', '.join(EXTENSIONS)})")
         return None
-    return _of_split(paths, name, purpose, str(folder))
+    return _of_split(paths, name, purpose, str(folder), splits or _PREFERRED[purpose])
 
 
-def _of_split(paths, name, purpose, folder) -> tuple[tuple[str, ...], str | None]:
+def _of_split(paths, name, purpose, folder, wanted) -> tuple[tuple[str, ...], str | None]:
     splits = {path: _split_of(path.removeprefix(folder)) for path in paths}
-    wanted = _PREFERRED[purpose]
     split = next((s for s in (*wanted, None) if s in splits.values()), "missing")
     if split == "missing":
         raise InputError(

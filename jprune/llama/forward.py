@@ -6,7 +6,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from jprune.core.mesh import constrain
 from jprune.llama.attention import attend
@@ -29,7 +29,9 @@ Tap = Callable[[str, Array], None]
 class Context:
     """What every block of a pass shares: rotation tables, static widths, attention kernel.
 
-    The tables are those of all windows, or with `segments` of each one its own.
+    The tables are those of all windows, or with `segments` of each one its own. Where `visible` is
+    given, it says which positions each one attends to, in place of a causal mask, a sliding window
+    and segments.
     """
 
     cos: Float[Array, "*batch length half"]
@@ -41,6 +43,7 @@ class Context:
     norm_offset: float = struct.field(pytree_node=False, default=0.0)
     activation: str = struct.field(pytree_node=False, default="silu")
     segments: Int[Array, "batch length"] | None = None
+    visible: Bool[Array, "batch length length"] | None = None
 
 
 def context(
@@ -138,7 +141,8 @@ def attention_out(
     if attn.q_norm is not None:
         q, k = rms_norm(q, attn.q_norm, ctx.eps), rms_norm(k, attn.k_norm, ctx.eps)
     q, k = apply_rope(q, ctx.cos, ctx.sin), apply_rope(k, ctx.cos, ctx.sin)
-    out = attend(q, k, v, ctx.attention, ctx.window, ctx.segments).reshape(*x.shape[:2], -1)
+    out = attend(q, k, v, ctx.attention, ctx.window, ctx.segments, ctx.visible)
+    out = out.reshape(*x.shape[:2], -1)
     tap("attn_out", out)
     return affine(out, attn.o, o_key)
 

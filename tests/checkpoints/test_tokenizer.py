@@ -75,6 +75,48 @@ def test_special_tokens_may_be_absent(tokenizer_folder):
     assert load_tokenizer(tokenizer_folder).eos_token_id == 2
 
 
+def processor(*ends):
+    """A post-processor that puts special tokens around a text, `A`."""
+    ids = {"<s>": 1, "</s>": 2}
+    sequence = {"Sequence": {"id": "A", "type_id": 0}}
+    single = [{"SpecialToken": {"id": e, "type_id": 0}} if e in ids else sequence for e in ends]
+    tokens = {e: {"id": e, "ids": [i], "tokens": [e]} for e, i in ids.items()}
+    return {"type": "TemplateProcessing", "single": single, "pair": [], "special_tokens": tokens}
+
+
+@pytest.mark.parametrize("ends", [None, ("<s>", "A"), ("<s>", "A", "</s>"), ("A",)])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {},
+        {"add_bos_token": True},
+        {"add_bos_token": False},
+        {"add_bos_token": True, "add_eos_token": True},
+        {"add_eos_token": True},
+        {"add_bos_token": None},
+    ],
+)
+def test_the_special_tokens_that_transformers_adds(tokenizer_folder, ends, asked):
+    from transformers import AutoTokenizer
+
+    file = tokenizer_folder / "tokenizer.json"
+    content = json.loads(file.read_text())
+    content["truncation"] = None
+    content["post_processor"] = ends and processor(*ends)
+    file.write_text(json.dumps(content))
+    settings(tokenizer_folder, **asked)
+    tokenizer = load_tokenizer(tokenizer_folder)
+    reference = AutoTokenizer.from_pretrained(tokenizer_folder)
+    for text in ("a b", ""):
+        expected = reference.encode(text, add_special_tokens=True)
+        assert tokenizer.encode(text, add_special_tokens=True) == expected
+        assert tokenizer.encode_batch([text], add_special_tokens=True) == [expected]
+    # Where file and settings differ it is for transformers to say, which may change its mind.
+    written = tuple(end in (ends or ()) for end in ("<s>", "</s>"))
+    settled = tuple(bool(asked.get(f"add_{name}_token")) for name in ("bos", "eos"))
+    assert ("hf" in vars(tokenizer)) == (bool(asked) and written != settled)
+
+
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("special", [False, True])
 def test_the_same_ids_as_transformers(shared, model, special):

@@ -39,7 +39,7 @@ NAMES = [
 MISSING = [
     ("score --data=t.txt", "--model=... is missing"),
     ("score --model=M", "--data=... is missing"),
-    ("eval --model=M", "--data=... is missing"),
+    ("eval --model=M", "--data=... or --tasks=... is missing"),
     ("export --model=M", "--out=... is missing: folder for the exported model"),
     ("apply --out=o", "--recipe=... is missing"),
     ("prune --model=M --out=o", "say what to drop: either --blocks=21-24"),

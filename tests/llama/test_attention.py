@@ -134,3 +134,25 @@ def test_lengths_are_padded_for_flash_attention_and_cut_again(length, window, mo
     reach = None if window is None or window >= length else (window - 1, 0)
     assert seen == [(64 if length <= 64 else 128, reach)]
     np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_what_a_mask_says_is_visible(dtype):
+    q, k, v = (x.astype(dtype) for x in qkv(9))
+    rng = np.random.default_rng(1)
+    visible = rng.random((2, 9, 9)) < 0.4
+    visible |= np.eye(9, dtype=bool)
+    found = attention.attend(q, k, v, "cudnn", 3, visible=jnp.asarray(visible))
+    assert found.dtype == q.dtype
+    wide = [np.asarray(x.astype(jnp.float32), np.float64) for x in (q, k, v)]
+    for row in range(2):
+        for head in range(4):
+            queries, keys, values = (
+                x[row, :, i] for x, i in zip(wide, (head, *[head // 2] * 2), strict=True)
+            )
+            weights = np.exp(queries @ keys.T / 8**0.5) * visible[row]
+            expected = weights / weights.sum(axis=1, keepdims=True) @ values
+            limit = 1e-5 if dtype == "float32" else 0.03
+            np.testing.assert_allclose(
+                np.asarray(found[row, :, head], np.float64), expected, atol=limit
+            )
