@@ -15,7 +15,7 @@ SCRIPTS := $(wildcard tpu/*.sh) .ci/run
 
 help:
 	@echo "make demo   prunes the bundled model: a table, a report page, a model for transformers"
-	@echo "make tables prints the tables of the README, from runs on the bundled model (20 minutes)"
+	@echo "make tables prints the tables of the README, from runs on the bundled model (30 minutes)"
 	@echo "make test   runs the tests"
 	@echo "make lint   checks style, format, types and shell scripts"
 	@echo "make clean  removes $(VENV) and what the demo wrote"
@@ -35,6 +35,13 @@ tables: $(VENV)/.installed
 		done; \
 		echo && $(BIN)/jprune report jprune-demo-sparse/$$criterion-* --format=md --table=curve; \
 	done
+	@for removed in 3 6; do \
+		for kind in lora last_k cpt distill; do \
+			$(BIN)/jprune run --config=demo_retrain:$$kind --config.remove=$$removed \
+				--workdir=jprune-demo-retrain/$$removed-$$kind >/dev/null || exit; \
+		done; \
+		echo && $(BIN)/jprune report jprune-demo-retrain/$$removed-* --format=md; \
+	done
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n $(JOBS) -m "not parity" $(TEST_ARGS)
@@ -47,7 +54,7 @@ lint: $(VENV)/.installed-test
 	$(BIN)/shellcheck --external-sources $(SCRIPTS)
 
 clean:
-	rm -rf $(VENV) jprune-demo jprune-demo-sparse
+	rm -rf $(VENV) jprune-demo jprune-demo-sparse jprune-demo-retrain
 
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
 	$(PIP) --editable .
