@@ -35,6 +35,7 @@ a search took 140 to 160 s, one with much other work beside it 410 s:
     base, 20 blocks                          4.636
     best variant by the mean (chat), 20      4.230
     best depth pruning (of chat), 15         5.011 ± 0.052
+    best search that removes (of chat), 15   4.912 (seed 0)
     depth pruning of the best merge, 15      4.448 and 4.573 (seeds 0 and 1; linear)
     stitched by evolution, 300 trials, 15    4.364 ± 0.037
 
