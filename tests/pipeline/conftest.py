@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from jprune.pipeline.job import run_config
+from jprune.retrain import batch_indices, loop
 from tests.cli.conftest import model, text  # noqa: F401  (fixtures)
 
 
@@ -83,3 +84,16 @@ def sparse_run_copy(tmp_path, sparse_run):
     """A workdir like that of `sparse_run` that may be changed."""
     workdir, record = sparse_run
     return shutil.copytree(workdir, tmp_path / "W"), record
+
+
+@pytest.fixture
+def steps_run(monkeypatch):
+    """The steps (from 0) that training goes through."""
+    steps = []
+
+    def counted(*args):
+        steps.append(args[3])
+        return batch_indices(*args)
+
+    monkeypatch.setattr(loop, "batch_indices", counted)
+    return steps

@@ -20,7 +20,6 @@ from jprune.llama import Masked, forward
 from jprune.llama.kernels import Lora
 from jprune.pipeline.finetune_config import finetune_config
 from jprune.pipeline.job import dry_run, run_config
-from jprune.retrain import batch_indices, loop
 from jprune.scores import sparsify
 from jprune.transforms import Recipe
 from tests.cli.conftest import jprune  # noqa: F401  (a fixture)
@@ -74,19 +73,6 @@ def finished(tmp_path_factory, model, text):
     """A finished workdir and its run.json."""
     workdir = tmp_path_factory.mktemp("finished") / "W"
     return workdir, run_config(make_config(model, text), workdir, name="test")
-
-
-@pytest.fixture
-def steps_run(monkeypatch):
-    """The steps (from 0) that training goes through."""
-    steps = []
-
-    def counted(*args):
-        steps.append(args[3])
-        return batch_indices(*args)
-
-    monkeypatch.setattr(loop, "batch_indices", counted)
-    return steps
 
 
 def test_the_adapter_and_its_figures(finished, model, text):

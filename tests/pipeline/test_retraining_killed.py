@@ -11,7 +11,6 @@ import pytest
 
 from jprune.core.files import read_json, sha256_file
 from jprune.pipeline.job import run_config
-from jprune.retrain import batch_indices, loop
 from tests.pipeline.test_retraining import retrain
 
 # Ends itself: with a signal before a step, or by SIGKILL while a checkpoint or what was trained
@@ -64,19 +63,6 @@ def whole(tmp_path_factory, values):
     """A finished workdir and its run.json."""
     workdir = tmp_path_factory.mktemp("whole") / "W"
     return workdir, run_config(values, workdir)
-
-
-@pytest.fixture
-def steps_run(monkeypatch):
-    """The steps (from 0) that training goes through."""
-    steps = []
-
-    def counted(*args):
-        steps.append(args[3])
-        return batch_indices(*args)
-
-    monkeypatch.setattr(loop, "batch_indices", counted)
-    return steps
 
 
 @pytest.mark.parametrize(
